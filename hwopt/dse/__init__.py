@@ -1,0 +1,1 @@
+"""Design-space exploration: spaces, objectives, quality, the optimiser, studies."""

@@ -1,0 +1,1 @@
+"""Accelerators, clusters, technology: on what it is computed."""

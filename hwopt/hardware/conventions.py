@@ -1,0 +1,46 @@
+"""Named modelling conventions: small choices in which analytical tools differ.
+
+One frozen value is read by simulator, closed forms, reference and kernel alike. `NATIVE` is the
+truthful one and the default; the others reproduce a tool for validation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Conventions:
+    """How traffic, cycles and energy of a mapping are counted.
+
+    * `halo`: which part of a sliding window is kept when its tile moves along one composite axis.
+      "shift": the overlap of consecutive tiles, whatever loop moved it; "none": nothing.
+    * `strided`: elements of a strided window that are read: "exact" set, or its "bounding" box.
+    * `padding`: whether positions outside the tensor are "free" (never read) or "counted".
+    * `first_write`: what the first accumulation of a partial sum reads: "nothing" or "zero"s.
+    * `edges`: edge tiles run in their own size ("exact") or as full tiles ("padded").
+    """
+
+    name: str = "native"
+    halo: Literal["shift", "none"] = "shift"
+    strided: Literal["exact", "bounding"] = "exact"
+    padding: Literal["free", "counted"] = "free"
+    first_write: Literal["nothing", "zero"] = "nothing"
+    edges: Literal["exact", "padded"] = "exact"
+    fill_drain: bool = True
+
+
+NATIVE = Conventions()
+TIMELOOP = Conventions(
+    "timeloop", strided="bounding", padding="counted", edges="exact", fill_drain=False
+)
+ACCELFORGE = Conventions(
+    "accelforge", halo="none", strided="bounding", padding="counted", fill_drain=False
+)
+ZIGZAG = Conventions("zigzag", halo="none", strided="bounding", padding="counted")
+SCALESIM = Conventions("scalesim", halo="none", edges="padded")
+
+CONVENTIONS: dict[str, Conventions] = {
+    c.name: c for c in (NATIVE, TIMELOOP, ACCELFORGE, ZIGZAG, SCALESIM)
+}

@@ -1,0 +1,1 @@
+"""Accelerator templates: one file each, knobs to accelerators."""

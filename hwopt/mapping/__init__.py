@@ -1,0 +1,1 @@
+"""One operator on one machine: mappings, traffic, steps, the mapper."""

@@ -1,0 +1,76 @@
+"""A mapping: where tiles live, in which order loops run, what is spread over which fan-out.
+
+A mapping is a list of nodes from the outside in, and prints as a loop nest:
+
+    keep input weight output in DRAM
+    for k in tiles of 16
+      keep input output in GLB
+      for c in tiles of 3
+        spread k in tiles of 1 over PE.x
+          keep weight in spad
+          for r in tiles of 1
+
+Each `Loop` or `Spread` cuts the current extent of its axis into `ceil(extent / tile)` tiles; the
+last one may be smaller (an edge tile). Below the last node every axis has extent 1. A `Keep` may
+list some operands only, and a memory may have several `Keep` nodes at different depths (an uneven
+mapping); an operand without a `Keep` in a memory bypasses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hwopt.hardware.accelerator import OperandRole
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """From here inwards, the current tile of these operands is kept in a memory."""
+
+    memory: str
+    roles: tuple[OperandRole, ...]
+
+    def __str__(self) -> str:
+        return f"keep {' '.join(self.roles)} in {self.memory}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Walk an axis in time, in tiles of `tile`."""
+
+    axis: str
+    tile: int
+
+    def __str__(self) -> str:
+        return f"for {self.axis} in tiles of {self.tile}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Lay an axis out in space over one dimension of a fan-out, `tile` to each copy."""
+
+    fanout: str
+    dim: str
+    axis: str
+    tile: int
+
+    def __str__(self) -> str:
+        return f"spread {self.axis} in tiles of {self.tile} over {self.fanout}.{self.dim}"
+
+
+Node: TypeAlias = Keep | Loop | Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """The nodes, outermost first. `mapping.verify` checks them against a problem and a machine."""
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        lines, depth = [], 0
+        for node in self.nodes:
+            lines.append("  " * depth + str(node))
+            depth += not isinstance(node, Keep)
+        return "\n".join(lines)

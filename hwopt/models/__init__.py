@@ -1,0 +1,1 @@
+"""The library of models by name: one file per family, no weights, no network."""

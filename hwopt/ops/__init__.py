@@ -1,0 +1,1 @@
+"""Lowerings: one file per operator family, from ATen calls to IR operators."""

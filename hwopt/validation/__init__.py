@@ -1,0 +1,1 @@
+"""Comparisons with measured data and with other tools."""

@@ -1,0 +1,1 @@
+"""RLHF on DeepSpeed, planned with the performance model of hwopt."""
