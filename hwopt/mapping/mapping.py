@@ -18,9 +18,12 @@ mapping); an operand without a `Keep` in a memory bypasses it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
+from hwopt.errors import MappingError
 from hwopt.hardware.accelerator import OperandRole
 
 
@@ -74,3 +77,39 @@ class Mapping:
             lines.append("  " * depth + str(node))
             depth += not isinstance(node, Keep)
         return "\n".join(lines)
+
+
+_PATTERNS = (
+    (re.compile(r"keep ((?:input|weight|output)(?: (?:input|weight|output))*) in (\S+)"), "keep"),
+    (re.compile(r"for (\w+) in tiles of ([0-9]+)"), "loop"),
+    (re.compile(r"spread (\w+) in tiles of ([0-9]+) over (\S+)\.([^.\s]+)"), "spread"),
+)
+
+
+def parse_mapping(text: str) -> Mapping:
+    """Read what `str(mapping)` prints; indentation and blank lines do not matter.
+
+    Raises `MappingError` with the line that is not a node.
+    """
+    nodes: list[Node] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        for pattern, kind in _PATTERNS:
+            if match := pattern.fullmatch(line.strip()):
+                nodes.append(_NODES[kind](match))
+                break
+        else:
+            raise MappingError(
+                "not a node of a mapping", where=f"line {number}", value=line.strip(),
+                allowed="'keep ROLES in MEMORY', 'for AXIS in tiles of N', "
+                "'spread AXIS in tiles of N over FANOUT.DIM'",
+            )  # fmt: skip
+    return Mapping(tuple(nodes))
+
+
+_NODES: dict[str, Callable[[re.Match[str]], Node]] = {
+    "keep": lambda m: Keep(m[2], cast("tuple[OperandRole, ...]", tuple(m[1].split()))),
+    "loop": lambda m: Loop(m[1], int(m[2])),
+    "spread": lambda m: Spread(m[3], m[4], m[1], int(m[2])),
+}
