@@ -245,8 +245,10 @@ def _flatten(node: Node, v: Sequence[Value]) -> Value:
 
 
 def _expand(_: Node, v: Sequence[Value]) -> Value:
-    shape = torch.broadcast_shapes(tuple(v[0].shape), tuple(_integers(v[1])))
-    return v[0].expand(shape)
+    sizes = _integers(v[1])
+    theirs = [1] * (v[0].dim() - len(sizes)) + sizes
+    ours = [1] * (len(sizes) - v[0].dim()) + list(v[0].shape)
+    return v[0].expand([max(a, b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def _clip(node: Node, v: Sequence[Value]) -> Value:
@@ -298,10 +300,7 @@ DTYPES = {
     7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
 }  # fmt: skip
 
-HANDLERS: dict[str, Handler] = {
-    **{
-        name: _plain(function)
-        for name, function in {
+_FUNCTIONS: dict[str, Callable[..., Value]] = {
             "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Pow": torch.pow,
             "MatMul": torch.matmul, "Sqrt": torch.sqrt, "Exp": torch.exp, "Log": torch.log,
             "Neg": torch.neg, "Abs": torch.abs, "Erf": torch.erf, "Sin": torch.sin,
@@ -313,8 +312,10 @@ HANDLERS: dict[str, Handler] = {
             "And": torch.logical_and, "Or": torch.logical_or, "Not": torch.logical_not,
             "IsNaN": torch.isnan, "Identity": lambda x: x, "Min": torch.minimum,
             "Max": torch.maximum, "PRelu": lambda x, w: torch.where(x < 0, x * w, x),
-        }.items()
-    },
+        }  # fmt: skip
+
+HANDLERS: dict[str, Handler] = {
+    **{name: _plain(function) for name, function in _FUNCTIONS.items()},
     "Div": _divide,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
