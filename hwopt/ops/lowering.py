@@ -12,7 +12,7 @@ Adding an operator is one file in this package:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from hwopt.errors import UnsupportedOperatorError
@@ -36,7 +36,7 @@ class Call:
     arguments: dict[str, Argument]
     outputs: tuple[Tensor, ...]
     phase: Phase = "forward"
-    source: Source = Source()
+    source: Source = field(default=Source())
 
     def tensor(self, name: str) -> Tensor:
         """A tensor argument that must be present."""
