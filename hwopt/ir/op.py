@@ -37,7 +37,13 @@ Attribute: TypeAlias = bool | int | float | str | tuple["Attribute", ...] | None
 class Nest:
     """`write[...] = reduce over the axes absent from write of scalar(reads...)`.
 
-    Axes absent from the write are *reduction* axes. `sequential` axes carry a dependence from one
+    Axes absent from the write are *reduction* axes. More generally, all points that hit one element
+    are combined by `reduction`, also where the write index is not injective (`2*p + r - 1`: the
+    input gradient of a convolution accumulates so); with reduction "none" it must be injective.
+    `write.fill` is None where the points cover the written tensor exactly; otherwise points whose
+    write falls outside are dropped, and elements that no point hits hold the fill.
+    "argmax" and "argmin" give the row-major position among the reduction axes, the first on ties.
+    `sequential` axes carry a dependence from one
     iteration to the next (the time axis of a recurrence): their loops stay outermost, in order.
     """
 

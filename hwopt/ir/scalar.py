@@ -27,7 +27,8 @@ FUNCTIONS: dict[str, int] = {
     "shl": 2, "shr": 2,
 }  # fmt: skip
 """Every function a scalar may use, with its number of arguments. `cast` converts to the dtype of
-the tensor written; `mod` and `floordiv` round towards minus infinity."""
+the tensor written; `mod` and `floordiv` round towards minus infinity; `and`, `or` and `xor` work
+bit by bit on integers, `not` is logical; `round` takes halves to even."""
 
 
 @dataclass(frozen=True, slots=True)
