@@ -195,6 +195,20 @@ class Accelerator(Part):
                 return level
         raise HardwareError("no such level", where=self.name, value=name)
 
+    @cached_property
+    def leakage_watts(self) -> float:
+        """Leakage of every copy of every memory and compute unit (numbers left out count as 0)."""
+        memories = sum((m.leakage_watts or 0.0) * self.instances(m.name) for m in self.memories)
+        return memories + (self.compute.leakage_watts or 0.0) * self.lanes
+
+    @cached_property
+    def area_m2(self) -> float:
+        """Area of every copy of every part (numbers left out count as 0: see `resolved`)."""
+        memories = sum((m.area_m2 or 0.0) * self.instances(m.name) for m in self.memories)
+        units = (self.compute.area_m2 or 0.0) * self.lanes
+        vector = (self.vector.area_m2 or 0.0) * self.vector.lanes
+        return memories + units + vector + (self.overhead_area_m2 or 0.0)
+
     def resolved(self) -> Accelerator:
         """The same accelerator with every energy, area and leakage filled in."""
         from hwopt.hardware.technology import resolve

@@ -37,6 +37,11 @@ class Graph:
         return {tensor.name: tensor for tensor in self.tensors}
 
     @cached_property
+    def op(self) -> dict[str, Op]:
+        """Operator by name."""
+        return {op.name: op for op in self.ops}
+
+    @cached_property
     def producer(self) -> dict[str, Op]:
         """The operator that writes each tensor (sources are absent)."""
         return {name: op for op in self.ops for name in op.writes}
