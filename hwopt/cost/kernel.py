@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwopt.cost.tables import OpTable
+from hwopt.cost.tables import OpTable, Request
 from hwopt.errors import SizeError
-from hwopt.hardware.accelerator import Accelerator, OperandRole
+from hwopt.hardware.accelerator import Accelerator
 from hwopt.hardware.table import COLUMNS, MEMORY_COLUMNS, HardwareTable, vector_memory
 from hwopt.ir.access import MAX_COUNT
-from hwopt.mapping.problem import Problem
 
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # survives fork; omp does not
 
@@ -29,7 +28,7 @@ from numba import njit, prange
 
 OBJECTIVES = {"latency": 0, "energy": 1, "edp": 2}
 
-Candidates = Callable[[Problem, tuple[OperandRole, ...], Accelerator], npt.NDArray[np.float64]]
+Candidates = Callable[[Request, Accelerator], npt.NDArray[np.float64]]
 """Rows of a nest on a skeleton: the staircase of a study, or the best mapping of one machine."""
 
 
@@ -65,29 +64,30 @@ def pack(table: OpTable, hardware: HardwareTable, candidates: Candidates) -> Pac
 
     Raises `SizeError` for a count above 2**53.
     """
-    nests = {nest: index for index, nest in enumerate(table.nests)}
+    nests = {request: index for index, request in enumerate(table.requests)}
     blocks: list[npt.NDArray[np.float64]] = []
     span = np.zeros((len(nests), len(hardware.skeletons), 2), dtype=np.int64)
     end = 0
-    for (problem, resident), index in nests.items():
+    for request, index in nests.items():
         for shape, skeleton in enumerate(hardware.skeletons):
-            block = candidates(problem, resident, skeleton)
+            block = candidates(request, skeleton)
             blocks.append(block)
             span[index, shape] = end, end + len(block)
             end += len(block)
     width = 1 + 5 * len(hardware.skeletons[0].memories)
     rows = np.concatenate(blocks) if blocks else np.zeros((0, width))
-    stages, alternatives, tasks = [], [], []
+    stages: list[tuple[float, ...]] = []
+    alternatives: list[tuple[int, int, int]] = []
+    tasks: list[tuple[int, int, int]] = []
     for task in table.tasks:
         first = len(alternatives)
         for alternative in task.alternatives:
             start = len(stages)
             for stage in alternative.stages:
-                nest = -1 if stage.problem is None else nests[stage.problem, stage.resident]
-                points = 0 if stage.problem is None else stage.problem.points
+                nest = -1 if stage.request is None else nests[stage.request]
                 side = stage.side
                 stages.append(
-                    (nest, stage.count, stage.launches, points, side.vector_operations,
+                    (nest, stage.count, stage.launches, stage.points, side.vector_operations,
                      side.outer_read_bytes, side.outer_write_bytes, side.chip_read_bytes,
                      side.chip_write_bytes)
                 )  # fmt: skip

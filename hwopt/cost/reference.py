@@ -22,17 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwopt.cost.tables import Alternative, OpTable, Stage, Task
-from hwopt.hardware.accelerator import Accelerator, OperandRole
+from hwopt.cost.tables import Alternative, OpTable, Request, Stage, Task
+from hwopt.hardware.accelerator import Accelerator
 from hwopt.hardware.table import COLUMNS, MEMORY_COLUMNS, hardware_row, vector_memory
 from hwopt.mapping.analysis import PER_LEVEL
-from hwopt.mapping.problem import Problem
 
 Rows = npt.NDArray[np.float64]
 """Candidate rows of one nest: (mappings, 1 + 5 x memories), see `mapping.analysis.row_columns`."""
 
-RowsOf = Callable[[Problem, tuple[OperandRole, ...]], Rows]
-"""Gives the candidates of a nest with resident operands; no rows where nothing fits."""
+RowsOf = Callable[[Request], Rows]
+"""Gives the candidates of a nest; no rows where nothing fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +117,20 @@ def _price_task(task: Task, machine: Machine, rows_of: RowsOf, objective: str) -
 
 def price_stage(stage: Stage, machine: Machine, rows_of: RowsOf, objective: str) -> StageCost:
     """The best candidate of a stage; without a nest, the side work alone."""
-    if stage.problem is None:
+    if stage.request is None:
         nothing = np.zeros(1 + len(PER_LEVEL) * len(machine.names))
-        seconds, joules, bound = price_row(nothing, 0, stage, machine)
+        seconds, joules, bound = price_row(nothing, stage, machine)
         return StageCost(stage, -1, seconds, joules, bound)
     best = StageCost(stage, -1, math.inf, math.inf, "capacity")
-    for index, row in enumerate(rows_of(stage.problem, stage.resident)):
-        seconds, joules, bound = price_row(row, stage.problem.points, stage, machine)
+    for index, row in enumerate(rows_of(stage.request)):
+        seconds, joules, bound = price_row(row, stage, machine)
         if key(objective, seconds, joules) < key(objective, best.seconds, best.joules):
             best = StageCost(stage, index, seconds, joules, bound)
     return best
 
 
 def price_row(
-    row: npt.NDArray[np.float64], points: int, stage: Stage, machine: Machine
+    row: npt.NDArray[np.float64], stage: Stage, machine: Machine
 ) -> tuple[float, float, str]:
     """Seconds, joules and bound of one candidate with the stage's side work."""
     side, value = stage.side, machine.value
@@ -139,7 +138,7 @@ def price_row(
     vector = side.vector_operations / value["vector_operations_per_s"]
     if vector > seconds:
         seconds, bound = vector, "vector"
-    joules = points * value["joules_per_mac"]
+    joules = stage.points * value["joules_per_mac"]
     joules += side.vector_operations * value["joules_per_operation"]
     for index, memory in enumerate(machine.memory):
         footprint, reads, writes, all_reads, all_writes = map(
@@ -162,7 +161,7 @@ def price_row(
             seconds, bound = transfer, machine.names[index]
         joules += (all_reads + beside_reads) * memory["read_joules_per_byte"]
         joules += (all_writes + beside_writes) * memory["write_joules_per_byte"]
-    if stage.problem is not None:
+    if stage.request is not None:
         seconds += value["fill_seconds"]
     seconds += stage.launches * value["launch_seconds"]
     joules += value["leakage_watts"] * seconds

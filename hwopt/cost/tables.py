@@ -12,12 +12,13 @@ Nothing here knows a size, bandwidth or price of a machine: one table serves a w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hwopt.hardware.accelerator import OperandRole
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Op
+from hwopt.ir.program import Constraint
 from hwopt.ir.tensor import Tensor
 from hwopt.mapping.problem import Problem
 
@@ -56,18 +57,31 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """`count` repetitions of a nest with its side work; `launches` of them start a kernel.
+class Request:
+    """A nest to be mapped, and what narrows the choice.
 
-    `resident` operands of the nest stay in the outermost on-chip memory that keeps them.
+    `resident` operands never leave the outermost on-chip memory that keeps them.
     """
 
+    problem: Problem
+    resident: tuple[OperandRole, ...] = ()
+    constraint: Constraint = field(default=Constraint())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`count` repetitions of a nest with its side work; `launches` of them start a kernel."""
+
     name: str
-    problem: Problem | None
+    request: Request | None
     side: Side
     count: int = 1
     launches: int = 0
-    resident: tuple[OperandRole, ...] = ()
+
+    @property
+    def points(self) -> int:
+        """Multiply-accumulates of one repetition."""
+        return 0 if self.request is None else self.request.problem.points
 
 
 @dataclass(frozen=True)
@@ -109,14 +123,14 @@ class OpTable:
         return sum(task.macs * task.count for task in self.tasks)
 
     @cached_property
-    def nests(self) -> tuple[tuple[Problem, tuple[OperandRole, ...]], ...]:
-        """The distinct nests to map (with their resident operands), in order of appearance."""
-        found: dict[tuple[Problem, tuple[OperandRole, ...]], None] = {}
+    def requests(self) -> tuple[Request, ...]:
+        """The distinct nests to map, in order of appearance."""
+        found: dict[Request, None] = {}
         for task in self.tasks:
             for alternative in task.alternatives:
                 for stage in alternative.stages:
-                    if stage.problem is not None:
-                        found[stage.problem, stage.resident] = None
+                    if stage.request is not None:
+                        found[stage.request] = None
         return tuple(found)
 
 

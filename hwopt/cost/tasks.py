@@ -15,12 +15,12 @@ from dataclasses import replace
 from itertools import product
 from typing import Literal, TypeAlias, get_args
 
-from hwopt.cost.tables import Alternative, OpTable, Side, Stage, Task, side_of, with_sizes
+from hwopt.cost.tables import Alternative, OpTable, Request, Side, Stage, Task, side_of, with_sizes
 from hwopt.errors import HwoptError
 from hwopt.hardware.accelerator import OperandRole
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Nest, Op
-from hwopt.ir.program import Group, Program
+from hwopt.ir.program import Constraint, Group, Program
 from hwopt.mapping.problem import Problem, problems_of
 
 Fusion: TypeAlias = Literal["off", "groups", "optimal"]
@@ -36,7 +36,7 @@ def op_table(program: Program, bits: dict[OperandRole, int], fusion: str = "grou
     """The table of a program. `bits`: element widths that the machine imposes, by operand role."""
     if fusion not in get_args(Fusion):
         raise HwoptError("unknown fusion", value=fusion, allowed=", ".join(get_args(Fusion)))
-    builder = _Builder(program.graph, bits, fusion)
+    builder = _Builder(program, bits, fusion)
     tasks: dict[tuple[object, ...], Task] = {}
     members: dict[str, str] = {}
     for group in _groups(program, fusion):
@@ -110,8 +110,9 @@ def _readers(graph: Graph, tensor: str) -> Iterator[str]:
 class _Builder:
     """Turns one group into a task."""
 
-    def __init__(self, graph: Graph, bits: dict[OperandRole, int], fusion: str) -> None:
-        self._graph = graph
+    def __init__(self, program: Program, bits: dict[OperandRole, int], fusion: str) -> None:
+        self._graph = program.graph
+        self._constraints = program.constraints
         self._bits = bits
         self._fusion = fusion
 
@@ -134,11 +135,13 @@ class _Builder:
         """One launch: nests one after the other, all side work beside the last."""
         leaving = _leaving(self._graph, group)
         inside = self._inside(ops)
-        nests: list[Problem] = []
+        nests: list[Request] = []
         side = Side()
         for op in ops:
             if op.macs:
-                nests += problems_of(op, self._graph, self._bits)
+                constraint = self._constraints.get(op.name, Constraint())
+                problems = problems_of(op, self._graph, self._bits)
+                nests += [Request(problem, (), constraint) for problem in problems]
                 side = side + Side(0 if isinstance(op.body, Nest) else op.work)
                 side = side + self._unmapped_results(op, leaving, inside)
             else:
@@ -219,12 +222,16 @@ class _Builder:
             for counts, part in _edges(sizes, block):
                 share = counts * _product(part) / total
                 per_block = _scaled(side, share / counts)
-                first = with_sizes(scores, dict(zip(rows[0], part, strict=True)))
-                second = with_sizes(values, dict(zip(rows[1], part, strict=True)))
+                first = Request(
+                    with_sizes(scores, dict(zip(rows[0], part, strict=True))), ("output",)
+                )
+                second = Request(
+                    with_sizes(values, dict(zip(rows[1], part, strict=True))), ("input",)
+                )
                 launches = int(not stages)
                 stages += [
-                    Stage(products[0].name, first, per_block, counts, launches, ("output",)),
-                    Stage(products[1].name, second, Side(), counts, 0, ("input",)),
+                    Stage(products[0].name, first, per_block, counts, launches),
+                    Stage(products[1].name, second, Side(), counts, 0),
                 ]
             yield Alternative(f"blocks of {'x'.join(map(str, block))}", tuple(stages))
 
