@@ -1,0 +1,141 @@
+"""The jitted kernel equals the plain reference on random tables and machines."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwopt.cost.kernel import pack, price
+from hwopt.cost.reference import price_table, total
+from hwopt.cost.tables import Alternative, OpTable, Request, Side, Stage, Task
+from hwopt.errors import SizeError
+from hwopt.hardware.accelerator import (
+    Accelerator,
+    Compute,
+    Fanout,
+    FanoutDim,
+    Memory,
+    Vector,
+)
+from hwopt.hardware.table import stack
+from hwopt.ir.access import Axis, parse_access
+from hwopt.mapping.problem import Operand, Problem
+
+sizes = st.integers(1, 4000)
+rates = st.floats(1e3, 1e12)
+energies = st.floats(1e-14, 1e-9)
+
+
+def problem(m: int, n: int, k: int) -> Problem:
+    """A matrix product."""
+    return Problem(
+        (Axis("m", m), Axis("n", n), Axis("k", k)),
+        (
+            Operand("input", parse_access("m", "k"), (m, k), 8),
+            Operand("weight", parse_access("n", "k"), (n, k), 8),
+            Operand("output", parse_access("m", "n"), (m, n), 16),
+        ),
+    )
+
+
+problems = st.builds(problem, sizes, sizes, sizes)
+sides = st.builds(
+    Side, st.integers(0, 10**7), st.floats(0, 1e8), st.floats(0, 1e8), st.floats(0, 1e8),
+    st.floats(0, 1e8),
+)  # fmt: skip
+stages = st.builds(
+    Stage, st.just("s"), st.none() | st.builds(Request, problems), sides, st.integers(1, 5),
+    st.integers(0, 2),
+)  # fmt: skip
+alternatives = st.builds(
+    Alternative, st.just("a"), st.lists(stages, min_size=1, max_size=3).map(tuple),
+    st.integers(0, 2),
+)  # fmt: skip
+tasks = st.builds(
+    Task, st.just("t"), st.just("matmul"), st.just(("t",)), st.integers(1, 9), st.just(0),
+    st.lists(alternatives, min_size=1, max_size=3).map(tuple),
+)  # fmt: skip
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> Accelerator:
+    """Three memories and a fan-out, every number given."""
+
+    def memory(name: str, capacity: float | None) -> Memory:
+        return Memory(
+            name=name, kind="sram" if capacity else "dram", capacity_bytes=capacity, bytes_per_s=draw(st.none() | rates),
+            read_bytes_per_s=draw(st.none() | rates), write_bytes_per_s=draw(st.none() | rates),
+            read_joules_per_byte=draw(energies), write_joules_per_byte=draw(energies),
+            leakage_watts=draw(st.floats(0, 1)), area_m2=1e-6,
+            double_buffered=draw(st.booleans()),
+        )  # fmt: skip
+
+    return Accelerator(
+        name="random", clock_hz=draw(st.floats(1e6, 2e9)),
+        levels=(
+            memory("DRAM", None), memory("GLB", draw(st.floats(100, 1e6))),
+            Fanout(name="PE", dims=(FanoutDim(name="x", size=draw(st.integers(1, 3))),)),
+            memory("RF", draw(st.floats(10, 1e3))),
+        ),
+        compute=Compute(joules_per_mac=draw(energies), area_m2=1e-9, leakage_watts=1e-6),
+        vector=Vector(lanes=draw(st.integers(1, 64)), joules_per_operation=1e-12, area_m2=1e-9),
+        launch_seconds=draw(st.floats(0, 1e-5)), fill_cycles=draw(st.integers(0, 100)),
+        overhead_area_m2=0.0,
+    )  # fmt: skip
+
+
+def candidates(request: Request, skeleton: Accelerator) -> np.ndarray:
+    """Pseudo-random rows that depend on the nest and the fan-out shape alone."""
+    seed = hash((tuple(a.size for a in request.problem.axes), skeleton.fanouts[0].dims[0].size))
+    generator = np.random.default_rng(seed % 2**32)
+    count = int(generator.integers(0, 6))
+    return np.floor(10 ** generator.uniform(0, 6, (count, 16)))
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(tasks, min_size=1, max_size=4), st.lists(machines(), min_size=1, max_size=4),
+    st.sampled_from(["latency", "energy", "edp"]),
+)  # fmt: skip
+def test_kernel_equals_reference(all_tasks, designs, objective):
+    """Seconds and joules agree to 1e-12, infeasible designs included."""
+    table = OpTable("random", tuple(all_tasks), {})
+    hardware = stack(designs)
+    result = price(pack(table, hardware, candidates), hardware, objective)
+    for index, design in enumerate(designs):
+        costs = price_table(table, design, lambda r, d=design: candidates(r, d), objective)
+        seconds, joules = total(costs)
+        assert result.seconds[index] == pytest.approx(seconds, rel=1e-12)
+        assert result.joules[index] == pytest.approx(joules, rel=1e-12)
+        assert result.feasible[index] == math.isfinite(seconds)
+        assert result.area_m2[index] == pytest.approx(design.area_m2, rel=1e-12)
+
+
+def test_counts_beyond_float64_are_refused():
+    """A count above 2**53 is not silently rounded."""
+    stage = Stage("s", None, Side(vector_operations=2**53 + 2))
+    table = OpTable("t", (Task("t", "k", ("t",), 1, 0, (Alternative("a", (stage,)),)),), {})
+    design = Accelerator(name="a", clock_hz=1e9, levels=(Memory(name="DRAM", kind="dram"),))
+    with pytest.raises(SizeError, match="2\\*\\*53"):
+        pack(table, stack([design]), candidates)
+
+
+def test_ties_go_to_lower_latency_then_energy():
+    """Of candidates with equal energy the faster one is taken, and the other way round."""
+    design = Accelerator(
+        name="a", clock_hz=1.0, overhead_area_m2=0.0,
+        levels=(Memory(name="DRAM", kind="dram", read_joules_per_byte=1.0, write_joules_per_byte=0.0,
+                       leakage_watts=0.0, area_m2=0.0),),
+        compute=Compute(joules_per_mac=0.0, area_m2=0.0, leakage_watts=0.0),
+        vector=Vector(joules_per_operation=0.0, area_m2=0.0),
+    )  # fmt: skip
+    rows = np.array([[9.0, 0, 0, 0, 5, 0], [7.0, 0, 0, 0, 5, 0], [7.0, 0, 0, 0, 4, 0],
+                     [8.0, 0, 0, 0, 4, 0]])  # fmt: skip
+    stage = Stage("s", Request(problem(2, 2, 2)), Side())
+    table = OpTable("t", (Task("t", "k", ("t",), 1, 0, (Alternative("a", (stage,)),)),), {})
+    hardware = stack([design])
+    for objective in ("latency", "energy"):
+        result = price(pack(table, hardware, lambda *_: rows), hardware, objective)
+        assert (result.seconds[0], result.joules[0]) == (7.0, 4.0)
