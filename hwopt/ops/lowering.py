@@ -7,17 +7,20 @@ Adding an operator is one file in this package:
     @lowering("aten.relu.default")
     def relu(call: Call, build: Builder) -> None:
         build.pointwise(call, apply("maximum", Operand(0), 0.0), [call.tensor("self")])
+
+`Builder` (in `builder.py`) emits the operators; `lower` is the entry point of the frontend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from hwopt.errors import UnsupportedOperatorError
-from hwopt.ir.op import Body, Op, Phase, Resource, Source
-from hwopt.ir.tensor import Role, Tensor
+from hwopt.ir.op import Phase, Source
+from hwopt.ir.tensor import Tensor
+from hwopt.ops.builder import Builder
 from hwopt.registry import Registry
 
 Argument: TypeAlias = Any
@@ -50,6 +53,25 @@ class Call:
         value = self.arguments.get(name)
         return value if isinstance(value, Tensor) else None
 
+    @property
+    def output(self) -> Tensor:
+        """The first, often the only, result."""
+        return self.outputs[0]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor argument once, in the order of the schema, those in lists too."""
+        flat: list[Tensor] = []
+        for value in self.arguments.values():
+            entries = value if isinstance(value, list | tuple) else (value,)
+            flat.extend(entry for entry in entries if isinstance(entry, Tensor))
+        return tuple(dict.fromkeys(flat))
+
+    def get(self, name: str, default: Argument = None) -> Argument:
+        """An argument that another overload of the operator may not have."""
+        value = self.arguments.get(name)
+        return default if value is None else value
+
     def unsupported(self, why: str) -> UnsupportedOperatorError:
         """The error for a case of this operator that has no lowering."""
         return UnsupportedOperatorError(
@@ -59,7 +81,7 @@ class Call:
         )
 
 
-Lowering: TypeAlias = Callable[[Call, "Builder"], None]
+Lowering: TypeAlias = Callable[[Call, Builder], None]
 
 lowerings: Registry[Lowering] = Registry("operator", "hwopt.ops")
 
@@ -75,43 +97,24 @@ def lowering(*targets: str) -> Callable[[Lowering], Lowering]:
     return add
 
 
-class Builder:
-    """Collects what lowerings emit. Names of temporaries and operators derive from the call's."""
+def lower(call: Call, build: Builder, unsupported: Literal["error", "opaque"] = "error") -> None:
+    """Emit the operators of one call.
 
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        self.ops: list[Op] = []
-        self._used: set[str] = set()
+    Raises `UnsupportedOperatorError` (operator, module path, source line) when it has no lowering,
+    or none for these arguments; with `unsupported="opaque"` an `Opaque` operator stands for it.
+    """
+    mark = build.mark()
+    try:
+        if call.target not in lowerings:
+            raise call.unsupported("no lowering")
+        lowerings[call.target](call, build)
+    except UnsupportedOperatorError:
+        if unsupported == "error":
+            raise
+        build.rewind(mark)
+        build.opaque(call)
 
-    def temporary(
-        self, call: Call, shape: tuple[int, ...], dtype: str, role: Role = "activation"
-    ) -> Tensor:
-        """A new tensor between operators of one lowering."""
-        tensor = Tensor(self._unique(f"{call.name}.t"), shape, dtype, role)
-        self.tensors.append(tensor)
-        return tensor
 
-    def emit(
-        self,
-        call: Call,
-        kind: str,
-        body: Body,
-        resource: Resource,
-        reads: list[Tensor],
-        writes: list[Tensor],
-        phase: Phase | None = None,
-    ) -> None:
-        """Append one operator of the call's phase and source (or of another `phase`)."""
-        name = call.name if call.name not in self._used else self._unique(f"{call.name}.{kind}")
-        self._used.add(name)
-        names = tuple(t.name for t in reads), tuple(t.name for t in writes)
-        self.ops.append(Op(name, kind, body, resource, *names, phase or call.phase, call.source))
-
-    def _unique(self, stem: str) -> str:
-        """`stem`, or `stem2`, `stem3`, ... if it is taken."""
-        name, count = stem, 1
-        while name in self._used:
-            count += 1
-            name = f"{stem}{count}"
-        self._used.add(name)
-        return name
+def supported() -> frozenset[str]:
+    """The ATen targets that have a lowering."""
+    return frozenset(lowerings)
