@@ -12,8 +12,9 @@ number left out (`None`) is derived by `hardware.technology` from cited tables: 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -39,6 +40,13 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced (not validated); cached properties are not copied."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
 
 class Memory(Part):
     """A storage level. `keeps` lists the operands it may hold; those in `bypass` may skip it.
@@ -51,6 +59,9 @@ class Memory(Part):
     type: Literal["memory"] = "memory"
     name: str
     kind: Literal["dram", "sram", "register"] = "sram"
+    standard: Literal["ddr4", "lpddr4", "gddr6", "hbm2"] = Field(
+        default="ddr4", description="of a dram: what its energy is derived from"
+    )
     capacity_bytes: Bytes | None = Field(default=None, gt=0)
     keeps: tuple[OperandRole, ...] = ROLES
     bypass: tuple[OperandRole, ...] = ()
