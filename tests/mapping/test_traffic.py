@@ -1,0 +1,26 @@
+"""Closed forms against the brute-force definition."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwopt.hardware.conventions import NATIVE
+from hwopt.mapping.simulate import simulate
+from hwopt.mapping.traffic import analyse
+from hwopt.testing import conventions, machines, mappings, problems
+
+
+@given(st.data())
+def test_closed_forms_equal_the_simulator(data: st.DataObject) -> None:
+    """Any nest, machine and legal mapping, native conventions: equal integers everywhere."""
+    problem, machine = data.draw(problems()), data.draw(machines())
+    mapping = data.draw(mappings(problem, machine))
+    assert analyse(problem, mapping, machine) == simulate(problem, mapping, machine, NATIVE)
+
+
+@given(st.data())
+def test_closed_forms_equal_the_simulator_under_all_conventions(data: st.DataObject) -> None:
+    """The same under every combination of conventions."""
+    problem, machine = data.draw(problems(points=300)), data.draw(machines())
+    mapping, rules = data.draw(mappings(problem, machine)), data.draw(conventions())
+    expected = simulate(problem, mapping, machine, rules)
+    assert analyse(problem, mapping, machine, rules) == expected
