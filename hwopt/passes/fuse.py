@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import networkx as nx
 
@@ -160,9 +161,9 @@ class _Merger:
         """Make one attention group of a chain, unless that would close a cycle."""
         if any(len(self._members[self._leader[name]]) > 1 for name in chain):
             return
-        if any(self._detour(a, b) for a, b in zip(chain, chain[1:], strict=False)):
+        if any(self._detour(a, b) for a, b in pairwise(chain)):
             return
-        for a, b in zip(chain, chain[1:], strict=False):
+        for a, b in pairwise(chain):
             self._join(a, b)
         leader = self._leader[chain[0]]
         self._kind[leader] = "attention"
