@@ -93,7 +93,7 @@ def _layer_norm(call: Call, build: Builder, reads: list[Tensor], options: dict[s
 
 
 def _rms_norm(call: Call, build: Builder, reads: list[Tensor], options: dict[str, Any]) -> None:
-    """x * rsqrt(mean of squares + epsilon) * weight."""
+    """Compute x * rsqrt(mean of squares + epsilon) * weight."""
     _norm(call, build, reads, options, list(options["axes"]), centred=False)
 
 

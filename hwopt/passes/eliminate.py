@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from hwopt.hardware.accelerator import Accelerator
 from hwopt.ir.graph import Graph
-from hwopt.ir.op import Gather, Nest, Op, Opaque
+from hwopt.ir.op import Gather, Nest, Op, Opaque, Scan
 from hwopt.ir.program import Program
 from hwopt.ir.scalar import IDENTITY, Apply, Operand
 from hwopt.passes.manager import Pass, compiler_pass
 
-RANDOM = frozenset({"bernoulli", "uniform", "normal", "random", "randint", "multinomial"})
+RANDOM = frozenset({"random"})
 """Functions that give something new each time: never merged."""
 
 
@@ -74,7 +74,7 @@ def _is_noop(op: Op, graph: Graph) -> bool:
 def _key(op: Op, graph: Graph) -> tuple[object, ...]:
     """Equal keys give equal results; an operator whose result is not fixed by it is unique."""
     fixed = not isinstance(op.body, Opaque) and not (
-        isinstance(op.body, Gather) and op.body.function in RANDOM
+        isinstance(op.body, Gather | Scan) and op.body.function in RANDOM
     )
     if not fixed:
         return (op.name,)
