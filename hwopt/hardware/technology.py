@@ -23,8 +23,10 @@ Laws between and beyond the anchors:
   45 nm open cell library, DFF_X1, 4.522 um2). A small memory takes whichever is smaller.
 * **Leakage.** Area times a density: 38 W/m2 for SRAM (CACTI, as in AccelForge's Eyeriss and Simba
   examples) and 7.5 kW/m2 for logic (the multipliers of the same examples).
-* **Overhead** (controller, DMA, host and DRAM interfaces): 14/65 of the area of buffers, arithmetic
-  and vector unit, as on the floor plan of the first TPU (N. Jouppi et al., ISCA 2017, fig. 2).
+* **Overhead.** Controller, host interface and the rest: 8/65 of the area of buffers, arithmetic and
+  vector unit, as on the floor plan of the first TPU (N. Jouppi et al., ISCA 2017, fig. 2). DRAM
+  controllers and PHYs: 89.8 mm2 for 2.039 TB/s, as on GA100 (die annotation of LLMCompass, ISCA
+  2024), at any node, for they hardly shrink; so bandwidth is not free.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ SMALL_SRAM_EXPONENT = 0.5
 SRAM_UM2_PER_BIT, BANK_UM2, BANK_WIDTH_BITS = 4.93 / 8, 13359.0, 64
 FLIP_FLOP_UM2 = 4.522
 SRAM_LEAKAGE_W_PER_M2, LOGIC_LEAKAGE_W_PER_M2 = 38.0, 7500.0
-OVERHEAD_SHARE = 14 / 65
+OVERHEAD_SHARE = 8 / 65
+INTERFACE_M2_S_PER_BYTE = 89.8e-6 / 2.039e12
 
 DRAM_PJ_PER_BIT = {"ddr4": 1300 / 64, "gddr6": 415 / 64, "hbm2": 350 / 64, "lpddr4": 8.0}
 """By standard. DDR4, and the middle of the ranges given for GDDR6 (350-480 pJ per 64 bits) and HBM2
@@ -95,8 +98,19 @@ def resolve(accelerator: Accelerator) -> Accelerator:
         update={"levels": tuple(levels), "compute": compute, "vector": vector}
     )
     if done.overhead_area_m2 is None:
-        done = done.model_copy(update={"overhead_area_m2": OVERHEAD_SHARE * done.area_m2})
+        outer = done.memories[0]
+        rates = (outer.bytes_per_s, outer.read_bytes_per_s, outer.write_bytes_per_s)
+        rate = next((rate for rate in rates if rate is not None), 0.0)
+        overhead = float(overhead_area_m2(done.area_m2, rate))
+        done = done.model_copy(update={"overhead_area_m2": overhead})
     return done
+
+
+def overhead_area_m2(parts_m2: float | Values, dram_bytes_per_s: float | Values) -> Values:
+    """Area of what is neither buffer, arithmetic nor vector unit (array in, array out)."""
+    share = OVERHEAD_SHARE * np.asarray(parts_m2, dtype=np.float64)
+    overhead: Values = share + INTERFACE_M2_S_PER_BYTE * np.asarray(dram_bytes_per_s)
+    return overhead
 
 
 def _resolved_memory(memory: Memory, nm: float, machine: str) -> Memory:
