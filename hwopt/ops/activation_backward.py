@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from hwopt.ir.scalar import Scalar, apply
-from hwopt.ops.elementwise import Family, Value, register
+from hwopt.ops.elementwise import Value, register
 
 GRAD_SELF = ("grad_output", "self")
 GRAD_OUTPUT = ("grad_output", "output")

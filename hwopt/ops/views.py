@@ -196,7 +196,8 @@ def as_strided(call: Call, build: Builder) -> None:
 
 def _strided_index(x: Tensor, out: Tensor, strides: list[int], offset: int) -> list[Affine] | None:
     """Strides taken apart into those of the source, largest first; None when one would carry."""
-    own, stride = [], 1
+    own: list[int] = []
+    stride = 1
     for size in reversed(x.shape):
         own.insert(0, stride)
         stride *= size
@@ -212,7 +213,7 @@ def _strided_index(x: Tensor, out: Tensor, strides: list[int], offset: int) -> l
             return None
     sizes = {f"d{i}": size for i, size in enumerate(out.shape)}
     fits = all(
-        0 <= low and high < size
+        low >= 0 and high < size
         for (low, high), size in zip((i.bounds(sizes) for i in index), x.shape, strict=True)
     )
     return index if fits else None
