@@ -1,93 +1,121 @@
-"""Eliminate: work that changes nothing, is done twice, or that nobody reads."""
+"""Eliminate: operators without a reader, duplicates, and copies or casts that change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from hwopt.hardware.accelerator import Accelerator
 from hwopt.ir.graph import Graph
-from hwopt.ir.op import Gather, Nest, Op, Opaque, Scan
+from hwopt.ir.op import Gather, Nest, Op, Opaque
 from hwopt.ir.program import Program
-from hwopt.ir.scalar import IDENTITY, Apply, Operand
-from hwopt.passes.manager import Pass, compiler_pass
+from hwopt.ir.scalar import IDENTITY, Apply
+from hwopt.passes.manager import Pass, passes
+from hwopt.passes.rewriting import renamed, without_dead
 
-RANDOM = frozenset({"random"})
-"""Functions that give something new each time: never merged."""
+if TYPE_CHECKING:
+    from hwopt.hardware.accelerator import Accelerator
+
+_RANDOM = frozenset({"bernoulli", "uniform", "normal", "randint", "randperm", "multinomial"})
 
 
-@compiler_pass("eliminate")
+@passes.register("eliminate")
+@dataclass(frozen=True)
 class Eliminate(Pass):
-    """Drop dead operators, merge equal ones, drop copies and casts that change nothing.
+    """Remove operators whose result nobody reads, that repeat another one, or that do nothing.
 
-    Before: a = cast(x) to its own type; b = relu(a); c = relu(x); y = b + c; z = exp(x), unread.
-    After: b = relu(x); y = b + b.
+    Before: `a = relu(x); b = relu(x); c = clone(b); dead = exp(x); y = add(a, c)`.
+    After:  `a = relu(x); y = add(a, a)`.
+
+    `duplicates=False` keeps repeated operators. Random numbers are never merged.
     """
 
-    ensures = frozenset({"live"})
+    name: ClassVar[str] = "eliminate"
+    duplicates: bool = True
 
-    def run(self, program: Program, target: Accelerator | None) -> Program:  # noqa: ARG002
-        """The smaller graph; outputs keep their names."""
-        graph = program.graph
-        ops = _live(_merged(graph), graph.outputs)
-        if len(ops) == len(graph.ops) and all(a is b for a, b in zip(ops, graph.ops, strict=True)):
+    def run(self, program: Program, target: Accelerator | None) -> Program:
+        """One walk for copies and duplicates, one backwards for what is dead."""
+        graph = _without_copies(program.graph)
+        if self.duplicates:
+            graph = _without_duplicates(graph)
+        graph = without_dead(graph, graph.ops)
+        if graph is program.graph:
             return program
-        used = {name for op in ops for name in (*op.reads, *op.writes)} | set(graph.outputs)
-        computed = {name for op in graph.ops for name in op.writes}
-        tensors = tuple(t for t in graph.tensors if t.name in used or t.name not in computed)
-        return program.with_graph(replace(graph, tensors=tensors, ops=tuple(ops)))
+        return Program(graph, constraints={
+            name: rule for name, rule in program.constraints.items() if name in graph.op
+        }, properties=program.properties - {"fused", "classified"})  # fmt: skip
 
 
-def _merged(graph: Graph) -> list[Op]:
-    """Operators in order, no-ops and repetitions left out, their readers redirected."""
-    outputs = set(graph.outputs)
-    renamed: dict[str, str] = {}
-    seen: dict[tuple[object, ...], Op] = {}
-    kept: list[Op] = []
-    for op in graph.ops:
-        if any(name in renamed for name in op.reads):
-            op = op.renamed(renamed, op.name)
-        if outputs.isdisjoint(op.writes):
-            if _is_noop(op, graph):
-                renamed[op.writes[0]] = op.reads[0]
-                continue
-            first = seen.setdefault(_key(op, graph), op)
-            if first is not op:
-                renamed.update(zip(op.writes, first.writes, strict=True))
-                continue
-        kept.append(op)
-    return kept
-
-
-def _is_noop(op: Op, graph: Graph) -> bool:
-    """A nest that writes what it reads, at the same place, in the same type."""
+def is_copy(graph: Graph, op: Op) -> bool:
+    """Whether the operator writes exactly what it reads: a clone, a cast to the same type,
+    dropout in inference. (Tensors have no strides here, so a dense copy is one too.)
+    """
     body = op.body
-    if not isinstance(body, Nest) or len(op.reads) != 1 or body.reduction != "none":
+    if not isinstance(body, Nest) or len(op.reads) != 1:
         return False
-    if body.scalar not in (IDENTITY, Apply("cast", (Operand(0),))):
+    same = body.scalar == IDENTITY or (
+        isinstance(body.scalar, Apply)
+        and body.scalar.function == "cast"
+        and body.scalar.arguments == (IDENTITY,)
+    )
+    if not same or body.reads[0].index != body.write.index or body.write.fill is not None:
+        return False
+    if any(axis.size > 1 and axis.name not in body.write.axes for axis in body.axes):
         return False
     source, result = graph.tensor[op.reads[0]], graph.tensor[op.writes[0]]
-    same = (source.shape, source.dtype) == (result.shape, result.dtype)
-    return same and body.reads[0].index == body.write.index and body.points == result.elements
+    return source.shape == result.shape and source.dtype == result.dtype
 
 
-def _key(op: Op, graph: Graph) -> tuple[object, ...]:
-    """Equal keys give equal results; an operator whose result is not fixed by it is unique."""
-    fixed = not isinstance(op.body, Opaque) and not (
-        isinstance(op.body, Gather | Scan) and op.body.function in RANDOM
-    )
-    if not fixed:
-        return (op.name,)
-    results = tuple((graph.tensor[n].shape, graph.tensor[n].dtype) for n in op.writes)
-    return op.body, op.resource, op.phase, op.reads, results
+def _without_copies(graph: Graph) -> Graph:
+    """Readers of a copy read the original; a copy that is an output takes the original's place
+    where the original is neither given nor an output itself, and stays otherwise.
+    """
+    outputs = set(graph.outputs)
+    alias: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    ops: list[Op] = []
+    for op in graph.ops:
+        if not is_copy(graph, op):
+            ops.append(op)
+            continue
+        (copy,) = op.writes
+        original = alias.get(op.reads[0], op.reads[0])
+        if copy not in outputs:
+            alias[copy] = original
+        elif original in graph.producer and original not in outputs and original not in taken:
+            taken[original] = copy
+        else:
+            ops.append(op)
+    if not alias and not taken:
+        return graph
+    names = {name: taken.get(original, original) for name, original in alias.items()} | taken
+    return Graph(graph.name, graph.tensors, tuple(renamed(ops, names)), graph.outputs)
 
 
-def _live(ops: list[Op], outputs: Iterable[str]) -> list[Op]:
-    """Operators with a result that an output needs."""
-    needed = set(outputs)
-    kept = []
-    for op in reversed(ops):
-        if not needed.isdisjoint(op.writes):
-            kept.append(op)
-            needed.update(op.reads)
-    return kept[::-1]
+def _without_duplicates(graph: Graph) -> Graph:
+    """Of operators with the same body, reads and result types only the first stays."""
+    outputs = set(graph.outputs)
+    alias: dict[str, str] = {}
+    first: dict[tuple[object, ...], Op] = {}
+    ops: list[Op] = []
+    for before in graph.ops:
+        op = before
+        if not alias.keys().isdisjoint(op.reads):
+            reads = tuple(alias.get(name, name) for name in op.reads)
+            op = Op(op.name, op.kind, op.body, op.resource, reads, op.writes, op.phase, op.source)
+        types = tuple((graph.tensor[n].shape, graph.tensor[n].dtype) for n in op.writes)
+        key = (op.reads, op.resource, op.phase, op.kind, types)
+        known = first.get(key)
+        if known is None and _is_pure(op):
+            first[key] = op
+        elif known is not None and known.body == op.body and outputs.isdisjoint(op.writes):
+            alias.update(zip(op.writes, known.writes, strict=True))
+            continue
+        ops.append(op)
+    return graph if not alias else Graph(graph.name, graph.tensors, tuple(ops), graph.outputs)
+
+
+def _is_pure(op: Op) -> bool:
+    """Whether running it twice gives the same: not random, not unknown."""
+    if isinstance(op.body, Opaque):
+        return False
+    return not (isinstance(op.body, Gather) and op.body.function in _RANDOM)

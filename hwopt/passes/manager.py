@@ -1,228 +1,230 @@
-"""Passes and the manager that runs them: verified, timed, counted, reproducible.
+"""The pass manager: runs passes in order, verified, timed and counted.
 
-A pass is a frozen dataclass: its fields are its options, in Python and in pipeline text alike:
+    program, log = PassManager([Canonicalize(), Fuse()]).run(graph, target=chip)
+    print(log)
 
-    PassManager([Canonicalize(), Fuse(), Tile(factors="any")]).run(graph, target=chip)
-    PassManager(parse_pipeline("canonicalize,fuse,tile{factors=any}")).run(graph, target=chip)
-
-Adding a pass is one file in this package with one `@compiler_pass("name")` class.
+A failure writes a *reproducer*, one text file with the pipeline, the target and the graph that it
+started from, which `reproduce(path)` runs again, and raises `PassError` that names it.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
-from hwopt.errors import HwoptError, PassError
-from hwopt.files import write_text
-from hwopt.hardware.accelerator import Accelerator
+from hwopt.errors import FileFormatError, HwoptError, PassError
 from hwopt.ir.graph import Graph
 from hwopt.ir.program import Program
 from hwopt.ir.text import parse, print_graph
 from hwopt.ir.verify import verify
-from hwopt.passes.pipeline import Invocation, parse_invocations, print_value
+from hwopt.passes.legality import verify_program
+from hwopt.passes.pipeline import parse_pipeline, print_pass, print_pipeline
 from hwopt.registry import Registry
 
+if TYPE_CHECKING:
+    from hwopt.hardware.accelerator import Accelerator
 
-class Pass(ABC):
-    """A rewrite of programs. `requires`/`ensures` are properties of programs ("fused", ...)."""
+__all__ = ["Counts", "Log", "Pass", "PassManager", "Row", "parse_pipeline", "passes", "reproduce"]
 
-    name: ClassVar[str]
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all passes: a frozen dataclass whose fields are its options, with defaults.
+
+    `requires` and `ensures` are properties of programs ("canonical", "fused", "classified"):
+    the manager refuses to run a pass whose requirements no pass before has ensured. A pass that
+    changes the graph drops the properties that its change may break (`Program.properties`).
+    A pass may read the target's shape (levels, kept operands, fan-outs), never sizes or prices.
+    """
+
+    name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
 
-    @abstractmethod
     def run(self, program: Program, target: Accelerator | None) -> Program:
-        """The rewritten program. `target` gives levels and fan-outs; never read sizes or prices."""
-
-    def __str__(self) -> str:
-        """The pass as pipeline text, with the options that differ from their defaults."""
-        options = [
-            f"{name}={print_value(getattr(self, name))}"
-            for name, field in getattr(self, "__dataclass_fields__", {}).items()
-            if getattr(self, name) != field.default
-        ]
-        return f"{self.name}{{{','.join(options)}}}" if options else self.name
+        """The rewritten program."""
+        raise PassError("a pass without a `run` method", where=type(self).__name__)
 
 
 passes: Registry[type[Pass]] = Registry("pass", "hwopt.passes")
 
-P = TypeVar("P", bound=Pass)
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Size of a program: operators that are not views, MACs, bytes moved operator by operator."""
 
-@dataclass_transform(frozen_default=True)
-def compiler_pass(name: str) -> Callable[[type[P]], type[P]]:
-    """Class decorator: make a frozen dataclass of it, name it, register it."""
+    operators: int
+    macs: int
+    moved_bytes: int
 
-    def add(cls: type[P]) -> type[P]:
-        cls.name = name
-        made = dataclass(frozen=True)(cls)
-        passes.register(name)(made)
-        return made
-
-    return add
-
-
-def parse_pipeline(text: str) -> list[Pass]:
-    """The passes of a pipeline text such as `canonicalize,tile{factors=perfect}`.
-
-    Raises `UnknownNameError` for an unknown pass and `PassError` for a wrong option or syntax.
-    """
-    return [_build(invocation) for invocation in parse_invocations(text)]
-
-
-def print_pipeline(sequence: Sequence[Pass]) -> str:
-    """What `parse_pipeline` reads."""
-    return ",".join(str(each) for each in sequence)
-
-
-def _build(invocation: Invocation) -> Pass:
-    cls = passes[invocation.name]
-    fields = getattr(cls, "__dataclass_fields__", {})
-    for name, value in invocation.options.items():
-        if name not in fields:
-            raise PassError(
-                f"pass {invocation.name} has no option {name!r}", value=value,
-                allowed=", ".join(fields) or "no options",
-            )  # fmt: skip
-        expected = type(fields[name].default)
-        if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
-            raise PassError(
-                f"option {name!r} of pass {invocation.name} has the wrong type", value=value,
-                allowed=expected.__name__,
-            )  # fmt: skip
-    return cls(**invocation.options)
+    @staticmethod
+    def of(program: Program) -> Counts:
+        """Counts of a program's graph; static operators run once at load and are left out."""
+        graph = program.graph
+        live = [op for op in graph.ops if not op.is_view and op.name not in graph.static]
+        macs = sum(op.macs for op in live if op.phase != "recompute")
+        return Counts(len(live), macs, sum(graph.op_bytes(op) for op in live))
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What one pass did: seconds it took, and operators, MACs and bytes before and after."""
+class Row:
+    """One pass of a log: its text, its time without verification, counts before and after."""
 
-    name: str
+    text: str
     seconds: float
-    operators: tuple[int, int]
-    macs: tuple[int, int]
-    moved_bytes: tuple[int, int]
-    groups: int
+    before: Counts
+    after: Counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Log:
-    """The entries of one run, in order. Prints as a table."""
+    """What the passes did; prints as a table."""
 
-    entries: tuple[Entry, ...] = ()
+    rows: tuple[Row, ...] = ()
+    verify_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time of all passes and of verification."""
+        return sum(row.seconds for row in self.rows) + self.verify_seconds
 
     def __str__(self) -> str:
-        lines = [f"{'pass':<34}{'ms':>9}{'operators':>18}{'MACs':>16}{'bytes moved':>34}"]
-        lines += [
-            f"{e.name:<34}{e.seconds * 1e3:>9.1f}{e.operators[0]:>8} -> {e.operators[1]:<6}"
-            f"{e.macs[1]:>16,}{e.moved_bytes[0]:>16,} -> {e.moved_bytes[1]:<14,}"
-            for e in self.entries
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        lines = [f"{'pass':<28}{'ms':>9}  {'operators':<17}{'MACs':<31}bytes moved"]
+        for row in self.rows:
+            cells = [
+                _change(getattr(row.before, name), getattr(row.after, name))
+                for name in ("operators", "macs", "moved_bytes")
+            ]
+            shown = row.text if len(row.text) <= 27 else row.text[:24] + "..."
+            line = f"{shown:<28}{row.seconds * 1e3:>9.1f}  {cells[0]:<17}{cells[1]:<31}{cells[2]}"
+            lines.append(line)
+        lines.append(f"{'verification':<28}{self.verify_seconds * 1e3:>9.1f}")
+        return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+def _change(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
+
+
 class PassManager:
-    """Runs passes in order, verifying the program before the first and after each.
-
-    `print_after` names passes (or "all") after which the graph's text goes to `show`. A pass that
-    raises or breaks the IR ends the run with `PassError`; the pipeline from there on and the graph
-    it was given are written to `reproducer` first (run it again with `reproduce`).
+    """Runs a pipeline. `print_after`: names of passes after which the graph is printed to `stream`
+    (stderr); "all" stands for every one. `reproducers`: folder for the files written on failure
+    (default: `reproducers` in the cache folder).
     """
 
-    passes: Sequence[Pass]
-    print_after: tuple[str, ...] = ()
-    show: Callable[[str], object] = print
-    reproducer: Path = dataclass_field(default=Path("reproducer.txt"))
-
-    def run(
-        self, program: Program | Graph, target: Accelerator | None = None
-    ) -> tuple[Program, Log]:
-        """The rewritten program and the log."""
-        if isinstance(program, Graph):
-            program = Program(program)
-        verify_program(program)
-        entries: list[Entry] = []
-        for position, each in enumerate(self.passes):
-            missing = each.requires - program.properties
-            if missing:
+    def __init__(
+        self,
+        pipeline: Sequence[Pass],
+        *,
+        print_after: Sequence[str] = (),
+        stream: TextIO | None = None,
+        reproducers: str | Path | None = None,
+    ) -> None:
+        self.pipeline = tuple(pipeline)
+        known = {step.name for step in self.pipeline} | {"all"}
+        for name in print_after:
+            if name not in known:
                 raise PassError(
-                    f"pass {each.name} requires a program that is {', '.join(sorted(missing))}",
-                    value=print_pipeline(self.passes),
-                    fix=f"run before it: {', '.join(_ensuring(missing))}",
-                )
-            start = time.perf_counter()
+                    "no such pass in the pipeline", where="print_after", value=name,
+                    allowed=", ".join(sorted(known)),
+                )  # fmt: skip
+        self._print_after = frozenset(print_after)
+        self._stream = stream
+        self._reproducers = reproducers
+
+    def run(self, start: Program | Graph, target: Accelerator | None = None) -> tuple[Program, Log]:
+        """The program after all passes, and the log.
+
+        Raises the graph's own error if it is illegal from the start, and `PassError` if a pass
+        fails, breaks the IR, or lacks what it requires.
+        """
+        program = start if isinstance(start, Program) else Program(start)
+        first = program
+        began = time.perf_counter()
+        _verify(program)
+        verifying = time.perf_counter() - began
+        rows: list[Row] = []
+        counts = Counts.of(program)
+        for number, step in enumerate(self.pipeline):
             try:
-                after = each.run(program, target)
-                verify_program(after)
+                _check_requirements(step, program)
+                began = time.perf_counter()
+                after = step.run(program, target)
+                seconds = time.perf_counter() - began
+                after = replace(after, properties=after.properties | step.ensures)
+                began = time.perf_counter()
+                _verify(after)
+                verifying += time.perf_counter() - began
             except Exception as error:
-                raise self._failed(position, program, error) from error
-            seconds = time.perf_counter() - start
-            after = replace(after, properties=after.properties | each.ensures)
-            entries.append(_entry(str(each), seconds, program.graph, after))
-            if each.name in self.print_after or "all" in self.print_after:
-                self.show(print_graph(after.graph))
-            program = after
-        return program, Log(tuple(entries))
+                raise self._failure(step, number, first, target, error) from error
+            new = counts if after.graph is program.graph else Counts.of(after)
+            rows.append(Row(print_pass(step), seconds, counts, new))
+            program, counts = after, new
+            if self._print_after & {step.name, "all"}:
+                stream = self._stream or sys.stderr
+                stream.write(f"// after {print_pass(step)}\n{print_graph(program.graph)}")
+        return program, Log(tuple(rows), verifying)
 
-    def _failed(self, position: int, program: Program, error: Exception) -> PassError:
-        pipeline = print_pipeline(self.passes[position:])
-        properties = ",".join(sorted(program.properties))
-        text = f"pipeline: {pipeline}\nproperties: {properties}\n---\n{print_graph(program.graph)}"
-        write_text(self.reproducer, text)
-        what = error.what if isinstance(error, HwoptError) else f"{type(error).__name__}: {error}"
+    def _failure(
+        self, step: Pass, number: int, first: Program, target: Accelerator | None, error: Exception
+    ) -> PassError:
+        """The error that names the reproducer, which is written here."""
+        steps = print_pipeline(self.pipeline[: number + 1])
+        kept = f"run: {type(error).__name__}"
+        try:
+            path = self._write_reproducer(steps, first, target)
+            kept = f"hwopt.passes.manager.reproduce({str(path)!r}) runs it again"
+        except HwoptError as unwritten:
+            kept = f"the reproducer could not be written: {unwritten}"
+        kind = "" if isinstance(error, HwoptError) else f"{type(error).__name__}: "
         return PassError(
-            f"pass {self.passes[position].name} failed: {what}",
-            where=getattr(error, "where", "") or program.graph.name,
-            fix=f"the pipeline and the graph are in {self.reproducer}: "
-            "hwopt.passes.manager.reproduce runs them again",
+            f"{kind}{error}", where=f"pass {number + 1} of {steps!r} ({step.name})", fix=kept
         )
 
+    def _write_reproducer(self, steps: str, first: Program, target: Accelerator | None) -> Path:
+        from hwopt.files import cache_dir, write_text
 
-def reproduce(path: Path | str, target: Accelerator | None = None) -> tuple[Program, Log]:
-    """Run a reproducer again. Raises what the pass raised, as `PassError`."""
-    from hwopt.files import read_text
-
-    head, separator, graph = read_text(path).partition("\n---\n")
-    lines = dict(line.partition(": ")[::2] for line in head.splitlines())
-    if not separator or "pipeline" not in lines:
-        raise PassError("not a reproducer", where=str(path))
-    properties = frozenset(filter(None, lines.get("properties", "").split(",")))
-    program = Program(parse(graph), properties=properties)
-    manager = PassManager(parse_pipeline(lines["pipeline"]), reproducer=Path(path))
-    return manager.run(program, target)
+        folder = Path(self._reproducers or cache_dir() / "reproducers")
+        path = folder / f"{first.graph.digest[:12]}-{len(steps.split(','))}.ir"
+        machine = "" if target is None else target.model_dump_json()
+        header = {"pipeline": steps, "properties": sorted(first.properties)}
+        write_text(
+            path, f"// {json.dumps(header)}\n// target {machine}\n{print_graph(first.graph)}"
+        )
+        return path
 
 
-def verify_program(program: Program) -> None:
-    """The graph's rules, and: groups, constraints and classes name operators that are there."""
+def reproduce(path: str | Path) -> tuple[Program, Log]:
+    """Run the file that a failed run has left: the same graph, passes and target."""
+    from hwopt.files import parse_json, read_text
+    from hwopt.hardware.accelerator import Accelerator
+
+    text = read_text(path)
+    lines = text.split("\n", 2)
+    if len(lines) < 3 or not lines[0].startswith("// {") or not lines[1].startswith("// target"):
+        raise FileFormatError("not a reproducer", where=str(path))
+    header = parse_json(lines[0][3:], where=str(path))
+    machine = lines[1].removeprefix("// target").strip()
+    target = Accelerator.model_validate_json(machine) if machine else None
+    program = Program(parse(text), properties=frozenset(header.get("properties", ())))
+    return PassManager(parse_pipeline(str(header.get("pipeline", "")))).run(program, target)
+
+
+def _verify(program: Program) -> None:
     verify(program.graph)
-    names = set(program.graph.op)
-    grouped = [name for group in program.groups for name in group.ops]
-    if len(set(grouped)) != len(grouped):
-        raise PassError("an operator is in two groups", where=program.graph.name)
-    for group in program.groups:
-        if group.anchor not in group.ops:
-            raise PassError("a group's anchor is not in it", where=group.anchor)
-    named = {*grouped, *program.constraints, *program.class_of, *program.class_of.values()}
-    if not named <= names:
+    verify_program(program)
+
+
+def _check_requirements(step: Pass, program: Program) -> None:
+    missing = step.requires - program.properties
+    if missing:
+        providers = [name for name in passes if passes[name].ensures & missing]
         raise PassError(
-            "a group, constraint or class names no operator", value=sorted(named - names)[:5]
+            f"pass {step.name!r} requires {', '.join(sorted(missing))}",
+            fix=f"run {' or '.join(providers) or 'what ensures it'} before",
         )
-
-
-def _ensuring(properties: frozenset[str]) -> list[str]:
-    return [name for name in passes if passes[name].ensures & properties]
-
-
-def _entry(name: str, seconds: float, before: Graph, after: Program) -> Entry:
-    graph = after.graph
-    return Entry(
-        name, seconds, (len(before.ops), len(graph.ops)), (before.macs, graph.macs),
-        (before.moved_bytes, graph.moved_bytes), len(after.groups),
-    )  # fmt: skip
