@@ -90,7 +90,7 @@ def _positions(call: Call, rank: int) -> tuple[list[Tensor], tuple[int, ...]]:
 
 @lowering("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index_tensor(call: Call, build: Builder) -> None:
-    """numpy's advanced indexing by integer tensors."""
+    """Numpy's advanced indexing by integer tensors."""
     x = call.tensor("self")
     indices, dims = _positions(call, len(x.shape))
     counts = [call.output.elements, *(t.elements for t in indices)]

@@ -90,7 +90,7 @@ def edge_pad(call: Call, build: Builder) -> None:
 
 @lowering("aten.roll.default")
 def roll(call: Call, build: Builder) -> None:
-    """Elements pushed along dimensions (all of them, flattened, without any), back in at the start."""
+    """Elements pushed along dimensions, in again at the other end; flattened without dimensions."""
     dims = call.get("dims", [])
     shifts = tuple(call.arguments["shifts"])
     build.gather(call, "roll", [call.tensor("self")], shifts=shifts, dims=tuple(dims))
