@@ -63,7 +63,7 @@ class Group:
     """Axes of one operand that share tensor dimensions, and the index along these dimensions.
 
     `plain`: one axis, every index inside the tensor, no overlap: extents simply add up.
-    `coefficients[d][a]`, `offsets[d]`, `shape[d]` as in `sums.shared_sum`.
+    `coefficients[d][a]`, `offsets[d]`, `shape[d]`, `bounding` as in `sums.shared_sum`.
     """
 
     axes: tuple[str, ...]
@@ -71,6 +71,7 @@ class Group:
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
     plain: bool
+    bounding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +168,8 @@ def groups_of(operand: Operand, problem: Problem, conventions: Conventions) -> t
         shape = tuple(operand.shape[dim] for dim in sorted(dims))
         bounds = [affine.bounds(sizes) for affine in index]
         inside = all(low >= 0 and high < n for (low, high), n in zip(bounds, shape, strict=True))
-        dense = conventions.strided == "exact" or all(
-            abs(c) == 1 for affine in index for _, c in affine.terms
-        )
+        bounding = conventions.strided == "bounding" and operand.role != "output"
+        dense = not bounding or all(abs(c) == 1 for affine in index for _, c in affine.terms)
         plain = len(axes) == 1 and dense and (inside or conventions.padding == "counted")
         groups.append(
             Group(
@@ -178,6 +178,7 @@ def groups_of(operand: Operand, problem: Problem, conventions: Conventions) -> t
                 tuple(affine.offset for affine in index),
                 shape,
                 plain,
+                bounding,
             )
         )
     return tuple(groups)

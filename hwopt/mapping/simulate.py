@@ -6,7 +6,7 @@ keeps what it holds. A step is one reading of the odometer at which some compute
 
 Tiles. At a keep, the tile of an operand is the set of its elements that the indices of the nodes
 above it leave reachable. Sets are exact: holes between strided positions are not in them
-(`strided="bounding"`: the bounding box is), positions outside the tensor are not in them
+(`strided="bounding"`: the bounding box of what is read is), positions outside the tensor are not in them
 (`padding="counted"`: they are), edge tiles are smaller (`edges="padded"`: every axis is first grown
 until all its tiles are full, and the tensors with it).
 
@@ -263,7 +263,7 @@ class _Operand:
             tuple(_value(affine, dict(zip(axes, point, strict=True))) for affine in index)
             for point in itertools.product(*spans)
         ]
-        if self.conventions.strided == "bounding":
+        if self.conventions.strided == "bounding" and self.operand.role != "output":
             lows, highs = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
             boxes = [range(low, high + 1) for low, high in zip(lows, highs, strict=True)]
             points = list(itertools.product(*boxes))

@@ -316,3 +316,28 @@ def _next(kinds: Any, slots: Any, radix: Any, index: Any, merged: bool) -> bool:
                 return True
             index[a, s] = 0
     return False
+
+
+@njit(cache=True)
+def plain_batch(kinds: Any, tiles: Any, sizes: Any, out: Any) -> None:
+    """`out[:, row]` = wanted, kept, states, largest of `plain_sum` for each row of tiles."""
+    for row in range(sizes.size):
+        wanted, kept, states = plain_sum(kinds, tiles[row], sizes[row])
+        largest = sizes[row]
+        for slot in range(kinds.size):
+            largest = min(largest, tiles[row, slot])
+        out[0, row], out[1, row], out[2, row], out[3, row] = wanted, kept, states, largest
+
+
+@njit(cache=True)
+def shared_batch(
+    kinds: Any, tiles: Any, slots: Any, sizes: Any, coefficients: Any, offsets: Any, shapes: Any,
+    clip: bool, bounding: bool, keep_halo: bool, out: Any,
+) -> None:  # fmt: skip
+    """`out[:, row]` = the four results of `shared_sum` for each row of tiles (rows, axes, slots)."""
+    for row in range(sizes.shape[0]):
+        a, b, c, d = shared_sum(
+            kinds, tiles[row], slots, sizes[row], coefficients, offsets, shapes[row], clip,
+            bounding, keep_halo,
+        )  # fmt: skip
+        out[0, row], out[1, row], out[2, row], out[3, row] = a, b, c, d

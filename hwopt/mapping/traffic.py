@@ -9,9 +9,11 @@ axis; `sums` gives each axis' share and `plan` says which shares multiply and ad
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingType
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from hwopt.errors import SizeError
 from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
@@ -20,9 +22,9 @@ from hwopt.ir.access import MAX_COUNT, Axis
 from hwopt.mapping.analysis import Analysis, Flow
 from hwopt.mapping.analysis import row_columns as row_columns
 from hwopt.mapping.mapping import Keep, Mapping
-from hwopt.mapping.plan import Factor, Group, Plan, above, make_plan, structure
+from hwopt.mapping.plan import Factor, Plan, above, make_plan, structure
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.sums import plain_sum, shared_sum
+from hwopt.mapping.sums import plain_batch, shared_batch
 from hwopt.mapping.verify import verify_mapping
 
 Sums = tuple[int, int, int, int]
@@ -120,33 +122,69 @@ def evaluate(
     """One factor at the tiles of a mapping's nodes; `sizes` as `padded` may have grown them."""
     cuts = tuple(tuple(tiles[number] for number in nodes) for nodes in factor.nodes)
     extents = tuple(sizes[axis] for axis in factor.axes)
-    growth = tuple(sizes[axis] - problem.sizes[axis] for axis in factor.axes)
-    return _sums(
-        factor.group, factor.kinds, cuts, extents, growth, factor.clip,
-        conventions.strided == "bounding", conventions.halo == "shift",
-    )  # fmt: skip
+    originals = tuple(problem.sizes[axis] for axis in factor.axes)
+    return _sums(factor, cuts, extents, originals, conventions)
 
 
 @lru_cache(maxsize=1 << 16)
 def _sums(
-    group: Group | None, kinds: tuple[tuple[int, ...], ...], cuts: tuple[tuple[int, ...], ...],
-    extents: tuple[int, ...], growth: tuple[int, ...], clip: bool, bounding: bool, keep_halo: bool,
+    factor: Factor, cuts: tuple[tuple[int, ...], ...], extents: tuple[int, ...],
+    originals: tuple[int, ...], conventions: Conventions,
 ) -> Sums:  # fmt: skip
-    if group is None or group.plain:
-        kind, cut = np.array(kinds[0], np.int64), np.array(cuts[0], np.int64)
-        wanted, kept, states = plain_sum(kind, cut, extents[0])
-        if group is None:
-            return int(states), int(states), 0, 1
-        return int(wanted), int(kept), 0, min((extents[0], *cuts[0]))
-    width = max(1, *(len(cut) for cut in cuts))
-    kind, cut = (np.zeros((len(cuts), width), np.int64) for _ in range(2))
-    for a, (these, those) in enumerate(zip(kinds, cuts, strict=True)):
-        kind[a, : len(these)], cut[a, : len(those)] = these, those
-    slots = np.array([len(these) for these in cuts], np.int64)
+    """`chain_sums` of a single row, remembered."""
+    places = [range(sum(map(len, cuts[:a])), sum(map(len, cuts[: a + 1]))) for a in range(len(cuts))]
+    local = replace(factor, nodes=tuple(tuple(place) for place in places))
+    axes = tuple(Axis(name, size) for name, size in zip(factor.axes, originals, strict=True))
+    tiles = np.array([[tile for cut in cuts for tile in cut]], np.int64)
+    sizes = np.array([extents], np.int64)
+    values = chain_sums(local, Problem(axes, ()), factor.axes, tiles, sizes, conventions)
+    return tuple(int(value) for value in values[:, 0])  # type: ignore[return-value]
+
+
+def chain_sums(
+    factor: Factor, problem: Problem, part: tuple[str, ...], tiles: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64], conventions: Conventions,
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """One factor for many mappings: `tiles` (rows, nodes), `sizes` (rows, axes of the part).
+
+    Returns (4, rows): wanted, kept, overlap, largest tile.
+    """
+    own = [part.index(axis) for axis in factor.axes]
+    nodes = [number for numbers in factor.nodes for number in numbers]
+    keys = np.concatenate([tiles[:, nodes], sizes[:, own]], axis=1)
+    _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    out = np.zeros((4, len(first)), np.int64)
+    if factor.group is None or factor.group.plain:
+        plain_batch(
+            np.array(factor.kinds[0], np.int64), np.ascontiguousarray(tiles[first][:, nodes]),
+            np.ascontiguousarray(sizes[first, own[0]]), out,
+        )  # fmt: skip
+        if factor.group is None:
+            out[0], out[1], out[3] = out[2], out[2], 1
+        out[2] = 0
+    else:
+        _shared(factor, problem, tiles[first], sizes[first][:, own], conventions, out)
+    return out[:, back.reshape(-1)].astype(np.float64)
+
+
+def _shared(
+    factor: Factor, problem: Problem, tiles: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64], conventions: Conventions, out: npt.NDArray[np.int64],
+) -> None:  # fmt: skip
+    group = factor.group
+    assert group is not None
+    width = max(1, *(len(nodes) for nodes in factor.nodes))
+    kinds = np.zeros((len(factor.axes), width), np.int64)
+    cuts = np.ones((len(tiles), len(factor.axes), width), np.int64)
+    for a, (nodes, these) in enumerate(zip(factor.nodes, factor.kinds, strict=True)):
+        kinds[a, : len(these)] = these
+        cuts[:, a, : len(nodes)] = tiles[:, list(nodes)]
+    slots = np.array([len(nodes) for nodes in factor.nodes], np.int64)
     coefficients = np.array(group.coefficients, np.int64)
-    shape = np.array(group.shape, np.int64) + np.maximum(coefficients, 0) @ np.array(growth)
-    wanted, kept, overlap, largest = shared_sum(
-        kind, cut, slots, np.array(extents, np.int64), coefficients,
-        np.array(group.offsets, np.int64), shape, clip, bounding, keep_halo,
+    growth = sizes - np.array([problem.sizes[axis] for axis in factor.axes])
+    shapes = np.array(group.shape) + growth @ np.maximum(coefficients, 0).T
+    shared_batch(
+        kinds, cuts, slots, np.ascontiguousarray(sizes), coefficients,
+        np.array(group.offsets, np.int64), np.ascontiguousarray(shapes), factor.clip,
+        group.bounding, conventions.halo == "shift", out,
     )  # fmt: skip
-    return int(wanted), int(kept), int(overlap), int(largest)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from hwopt.errors import MappingError
 from hwopt.hardware.accelerator import ROLES, Accelerator, Fanout, Memory, OperandRole
 from hwopt.mapping.mapping import Keep, Loop, Mapping, Spread
-from hwopt.mapping.problem import Problem
+from hwopt.mapping.problem import Problem, may_spread
 
 
 def verify_mapping(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> None:
@@ -95,7 +95,7 @@ def _verify_spread(
     dim = next((dim for dim in level.dims if dim.name == node.dim), None)
     if dim is None:
         raise MappingError("no such dimension of the fan-out", where=where, value=node.dim)
-    if dim.axes and node.axis not in dim.axes:
+    if not may_spread(node.axis, dim.axes):
         raise MappingError(
             "the axis may not be spread here", where=where, allowed=", ".join(dim.axes)
         )
