@@ -37,9 +37,10 @@ class Optimizer(ABC):
         self.seed = seed
         self.seen: set[bytes] = set()
 
-    def ask(self) -> Codes:
-        """The next designs to price; an empty array when there are none left."""
-        codes = self._ask() if len(self.seen) < self.size else self._none()
+    def ask(self, limit: int | None = None) -> Codes:
+        """The next designs to price, at most `limit`; an empty array when there are none left."""
+        wanted = self.population if limit is None else min(self.population, limit)
+        codes = self._ask(wanted) if len(self.seen) < self.size else self._none()
         self.seen.update(row.tobytes() for row in codes)
         return codes
 
@@ -47,7 +48,7 @@ class Optimizer(ABC):
         """The prices of what was asked for."""
 
     @abstractmethod
-    def _ask(self) -> Codes: ...
+    def _ask(self, wanted: int) -> Codes: ...
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -97,8 +98,8 @@ class Enumerate(Optimizer):
         super().__init__(counts, population, seed)
         self._next = 0
 
-    def _ask(self) -> Codes:
-        end = min(self._next + self.population, self.size)
+    def _ask(self, wanted: int) -> Codes:
+        end = min(self._next + wanted, self.size)
         rows = [unrank(index, self.counts) for index in range(self._next, end)]
         self._next = end
         return np.array(rows, dtype=np.int64).reshape(len(rows), len(self.counts))
@@ -119,8 +120,8 @@ class RandomSearch(Optimizer):
         super().__init__(counts, population, seed)
         self._generator = np.random.default_rng(seed)
 
-    def _ask(self) -> Codes:
-        return self._fresh(self._generator, self.population)
+    def _ask(self, wanted: int) -> Codes:
+        return self._fresh(self._generator, wanted)
 
     def state(self) -> dict[str, Any]:
         """The generator's state."""
@@ -140,23 +141,23 @@ class Nsga2(Optimizer):
         self._restored: dict[str, Any] | None = None
         self._asked: Any = None
 
-    def _ask(self) -> Codes:
+    def _ask(self, wanted: int) -> Codes:
         from pymoo.core.population import Population
 
         algorithm = self._algorithm
         if algorithm is None:
             self._sampler = np.random.default_rng([self.seed, 1])
-            codes = self._fresh(self._sampler, self.population)
+            codes = self._fresh(self._sampler, wanted)
             self._asked = Population.new(X=codes)
             return codes
         offspring = algorithm.ask()
         made = self._none()
         if offspring is not None and len(offspring):
-            made = np.ascontiguousarray(offspring.get("X"), dtype=np.int64)
-        if len(made) < self.population:
+            made = np.ascontiguousarray(offspring.get("X"), dtype=np.int64)[:wanted]
+        if len(made) < wanted:
             known = {row.tobytes() for row in made}
             self.seen |= known
-            more = self._fresh(algorithm.random_state, self.population - len(made))
+            more = self._fresh(algorithm.random_state, wanted - len(made))
             self.seen -= known
             made = np.concatenate([made, more])
         self._asked = Population.new(X=made)

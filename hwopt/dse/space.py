@@ -159,23 +159,34 @@ class DesignSpace(Section):
         from hwopt.hardware.template import templates
 
         template = templates[self.hardware.template]
+        knobs = {knob.name: knob for knob in template.knobs}
         allowed = {knob.name: tuple(knob.values) for knob in template.knobs}
         for name, choice in self.hardware.knobs.items():
             where = f"{HARDWARE}.knobs.{name}"
-            if name not in allowed:
+            if name not in knobs:
                 raise StudyError("the template has no such knob", where=where,
-                                 allowed=", ".join(allowed))  # fmt: skip
+                                 allowed=", ".join(knobs))  # fmt: skip
             if isinstance(choice, Tied):
                 raise StudyError("a hardware knob cannot be tied", where=where)
             wanted = choice if isinstance(choice, tuple) else (choice,)
-            _check_choice(wanted, {}, where)
-            if strange := [value for value in wanted if value not in allowed[name]]:
-                raise StudyError(
-                    "not a value of this knob", where=where, value=strange[0],
-                    allowed=", ".join(map(str, allowed[name])),
-                )  # fmt: skip
-            allowed[name] = wanted
+            # as the template writes them: "0.7 GHz" and "700 MHz" are one value
+            allowed[name] = tuple(knobs[name].values[knobs[name].code(value)] for value in wanted)
+            _check_choice(allowed[name], {}, where)
         return allowed
+
+    def template_codes(self, codes: Codes) -> Codes:
+        """Codes of this space as codes of the template's own knobs: (designs, template knobs)."""
+        from hwopt.hardware.template import templates
+
+        assert self.hardware.template is not None, "the hardware is a template"
+        template = templates[self.hardware.template]
+        place = {k.name: i for i, k in enumerate(self.knobs) if k.owner == HARDWARE}
+        result = np.empty((len(codes), len(template.knobs)), dtype=np.int64)
+        for column, knob in enumerate(template.knobs):
+            own = np.array([knob.code(value) for value in self.hardware_values[knob.name]])
+            chosen = codes[:, place[knob.name]] if knob.name in place else np.zeros(len(codes), int)
+            result[:, column] = own[chosen]
+        return result
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -230,7 +241,8 @@ class DesignSpace(Section):
         from hwopt.hardware.template import templates
 
         assert self.hardware.template is not None
-        return templates[self.hardware.template].build(self.decode(codes)[HARDWARE])
+        rows = np.asarray(codes, dtype=np.int64).reshape(1, -1)
+        return templates[self.hardware.template].decoded(self.template_codes(rows)[0])
 
     def every(self) -> Codes:
         """All designs in order (the last knob changes fastest): (size, knobs)."""

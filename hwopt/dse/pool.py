@@ -1,0 +1,112 @@
+"""Candidate mappings of a study: the staircase of every nest on every fan-out shape met so far.
+
+Staircases do not depend on prices, so each is computed once and used for all designs of its shape;
+`hwopt.mapping.staircase` keeps them on disk as well. When many are missing, processes help.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hwopt.cost.cost import homes_of
+from hwopt.cost.tables import Request
+from hwopt.dse.progress import say
+from hwopt.errors import InfeasibleError
+from hwopt.hardware.table import skeleton_key
+from hwopt.mapping.staircase import staircase
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hwopt.hardware.accelerator import Accelerator
+
+Rows = npt.NDArray[np.float64]
+Grid = dict[str, tuple[float, ...]]
+"""Per finite memory, the usable bytes that a design of the study may have, ascending."""
+
+PATIENCE_SECONDS = 2.0
+"""How long one process works alone before others are started (they take about as long to start)."""
+MANY = 16
+"""Fewer missing staircases than this are never worth other processes."""
+
+
+class Pool:
+    """Rows by (request, skeleton). `processes`: how many may compute at once."""
+
+    def __init__(self, processes: int = 1, console: Console | None = None) -> None:
+        self._rows: dict[tuple[Request, int], Rows] = {}
+        self._keys: dict[tuple[object, ...], int] = {}
+        self.skeletons: list[Accelerator] = []
+        self._grids: list[Grid] = []
+        self._processes = processes
+        self._console = console
+        self._executor: ProcessPoolExecutor | None = None
+
+    def skeleton(self, machine: Accelerator, grid: Grid) -> int:
+        """The number of a fan-out shape."""
+        key = skeleton_key(machine)
+        if key not in self._keys:
+            self._keys[key] = len(self.skeletons)
+            self.skeletons.append(machine)
+            self._grids.append(grid)
+        return self._keys[key]
+
+    def rows(self, request: Request, skeleton: int) -> Rows | None:
+        """The candidates, or None when they have not been computed."""
+        return self._rows.get((request, skeleton))
+
+    def compute(self, pairs: Iterable[tuple[Request, int]]) -> bool:
+        """Compute what is missing; whether anything was."""
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self._rows]
+        start = time.monotonic()
+        while missing:
+            slow = time.monotonic() - start > PATIENCE_SECONDS
+            helped = self._executor is not None or slow
+            if self._processes > 1 and helped and len(missing) >= MANY:
+                self._compute_apart(missing)
+                break
+            request, skeleton = pair = missing.pop(0)
+            self._rows[pair] = candidates(request, self.skeletons[skeleton], self._grids[skeleton])
+        return bool(len(missing) or time.monotonic() > start)
+
+    def _compute_apart(self, missing: list[tuple[Request, int]]) -> None:
+        if self._executor is None:
+            say(self._console, f"mapping {len(missing)} operators in {self._processes} processes")
+            # fork would copy numba's thread pool in an undefined state
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self._processes, mp_context=context)
+        jobs = [(r, self.skeletons[s], self._grids[s]) for r, s in missing]
+        for pair, rows in zip(missing, self._executor.map(_job, jobs), strict=True):
+            self._rows[pair] = rows
+
+    def close(self) -> None:
+        """Stop the helping processes."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+
+def _job(job: tuple[Request, Accelerator, Grid]) -> Rows:
+    return candidates(*job)
+
+
+def candidates(request: Request, machine: Accelerator, grid: Grid) -> Rows:
+    """The staircase of a nest on a fan-out shape; no rows where nothing fits any design."""
+    nothing: Any = np.zeros((0, 1 + 5 * len(machine.memories)))
+    homes = homes_of(request, machine)
+    if homes is None:
+        return np.asarray(nothing)
+    try:
+        found = staircase(
+            request.problem, machine, grid, constraint=request.constraint, resident=homes
+        )
+    except InfeasibleError:
+        return np.asarray(nothing)
+    return np.ascontiguousarray(found.rows, dtype=np.float64)
