@@ -12,27 +12,58 @@ number left out (`None`) is derived by `hardware.technology` from cited tables: 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from hwopt import quantities
-from hwopt.errors import HardwareError
+from hwopt.errors import HardwareError, QuantityError
 
 OperandRole: TypeAlias = Literal["input", "weight", "output"]
 """The part an operand plays in a nest: first read, second read, write."""
 
 ROLES: tuple[OperandRole, ...] = ("input", "weight", "output")
 
-Bytes = Annotated[float, BeforeValidator(quantities.parse_bytes)]
-BytesPerSecond = Annotated[float, BeforeValidator(quantities.parse_bytes_per_s)]
-Hertz = Annotated[float, BeforeValidator(quantities.parse_hz)]
-Seconds = Annotated[float, BeforeValidator(quantities.parse_seconds)]
-Joules = Annotated[float, BeforeValidator(quantities.parse_joules)]
-Watts = Annotated[float, BeforeValidator(quantities.parse_watts)]
-SquareMetres = Annotated[float, BeforeValidator(quantities.parse_square_metres)]
+
+def _quantity(parse: Callable[[object], float], example: str) -> Any:
+    """A field in SI units that files may write with a unit."""
+
+    def read(value: object) -> float:
+        try:
+            return parse(value)
+        except QuantityError as error:  # pydantic adds the path of the field to a ValueError
+            allowed = f" (allowed: {error.allowed})" if error.allowed else ""
+            raise ValueError(f"{error.what}{allowed}") from error
+
+    schema = {"anyOf": [{"type": "number"}, {"type": "string"}], "examples": [example]}
+    return BeforeValidator(read), WithJsonSchema(schema)
+
+
+_BYTES, _BYTES_SCHEMA = _quantity(quantities.parse_bytes, "64 KiB")
+_RATE, _RATE_SCHEMA = _quantity(quantities.parse_bytes_per_s, "1.2 TB/s")
+_HERTZ, _HERTZ_SCHEMA = _quantity(quantities.parse_hz, "700 MHz")
+_SECONDS, _SECONDS_SCHEMA = _quantity(quantities.parse_seconds, "5 us")
+_JOULES, _JOULES_SCHEMA = _quantity(quantities.parse_joules, "0.5 pJ")
+_WATTS, _WATTS_SCHEMA = _quantity(quantities.parse_watts, "2 mW")
+_AREA, _AREA_SCHEMA = _quantity(quantities.parse_square_metres, "1.5 mm2")
+
+Bytes = Annotated[float, _BYTES, _BYTES_SCHEMA]
+BytesPerSecond = Annotated[float, _RATE, _RATE_SCHEMA]
+Hertz = Annotated[float, _HERTZ, _HERTZ_SCHEMA]
+Seconds = Annotated[float, _SECONDS, _SECONDS_SCHEMA]
+Joules = Annotated[float, _JOULES, _JOULES_SCHEMA]
+Watts = Annotated[float, _WATTS, _WATTS_SCHEMA]
+SquareMetres = Annotated[float, _AREA, _AREA_SCHEMA]
 
 
 class Part(BaseModel):
@@ -40,12 +71,42 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __init__(self, **data: Any) -> None:
+        """Raises `HardwareError` with the dotted path of the first field that is wrong."""
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise HardwareError(**explain(error, type(self).__name__)) from error
+
+    # Nested parts are validated without their own __init__, so that paths stay whole.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields replaced (not validated); cached properties are not copied."""
         copied = super().model_copy(update=update, deep=deep)
         for name in set(copied.__dict__) - set(type(self).model_fields):
             del copied.__dict__[name]
         return copied
+
+
+def explain(error: ValidationError, where: str) -> dict[str, Any]:
+    """What is wrong first, as the arguments of one `HwoptError`: dotted path, value, reason."""
+    first = error.errors(include_url=False)[0]
+    path, after_index = "", False
+    for part in first["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not (after_index and part in ("memory", "fanout")):  # the tag of a level
+            path += f".{part}"
+        after_index = isinstance(part, int)
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    more = error.error_count() - 1
+    return {
+        "what": message + (f" (and {more} more)" if more else ""),
+        "where": f"{where}{path if path.startswith('[') else path and ' at ' + path[1:]}",
+        "value": value if isinstance(value, str | int | float | None) else type(value).__name__,
+    }
 
 
 class Memory(Part):

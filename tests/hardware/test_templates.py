@@ -70,8 +70,8 @@ def test_more_of_anything_costs_area(name):
 def test_pe_groups_waits_for_banks_that_are_too_narrow():
     """The weight rate is banks x width per group and cycle: 2 bytes per MAC feed it fully."""
     template = templates["pe_groups"]
-    values = dict(groups=4, macs=8, bank_height=256, bank_width=128, weight_banks=1,
-                  activation_banks=1, clock="700 MHz", bandwidth="12.8 GB/s")  # fmt: skip
+    values = {"groups": 4, "macs": 8, "bank_height": 256, "bank_width": 128, "weight_banks": 1,
+                  "activation_banks": 1, "clock": "700 MHz", "bandwidth": "12.8 GB/s"}  # fmt: skip
     machine = template.build(values)
     weights = machine.memories[1]
     assert weights.read_bytes_per_s == 4 * 8 * 2 * 700e6  # 4 groups x 8 MACs x 2 bytes
