@@ -300,13 +300,14 @@ def _covered(row: Any, archive: Any, count: int, columns: Any, slack: float) -> 
 
 @njit(cache=True)
 def front(
-    packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, found: Any,
-    count: int, slack: float, budget: int,
+    packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
+    found: Any, count: int, slack: float, budget: int,
 ) -> tuple[int, int, bool]:  # fmt: skip
     """Extend an archive of rows that no other row covers. Returns its size, boxes, completeness.
 
-    `grid[m, :ends[m]]`: capacities that memory `m` may have (ascending; none: not limited);
-    footprints are rounded up to it while rows are compared. Stops when the archive is full.
+    `grid[m, :ends[m]]`: capacities that memory `m` may have (ascending; none: not limited).
+    Footprints are rounded up to it in `archive`, which is compared in `columns`, not in `exact`.
+    `found[i]` = -1 (the caller numbers the space), then a table row per part. Stops when full.
     """
     (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, negative,
      weights, fixed, rooms) = packed  # fmt: skip
@@ -338,12 +339,16 @@ def front(
                         worse = False
                         break
                 if not worse:
-                    archive[kept], found[kept] = archive[i], found[i]
+                    archive[kept], exact[kept], found[kept] = archive[i], exact[i], found[i]
                     kept += 1
             count = kept
             if count == archive.shape[0]:
                 return count, nodes, False
             archive[count] = bounds[top]
+            _bound(
+                box, points, lo, hi, whole, shape, start, term, coefficient, negative, weights,
+                fixed, rooms, low, high, exact[count],
+            )  # fmt: skip
             for p in range(parts):
                 found[count, 1 + p] = leaf[box[p]]
             found[count, 0] = -1
@@ -389,3 +394,23 @@ def _round_up(row: Any, grid: Any, ends: Any) -> bool:
             return False
         row[1 + 5 * m] = grid[m, i]
     return True
+
+
+@njit(cache=True)
+def thin(archive: Any, exact: Any, found: Any, count: int, columns: Any, slack: float) -> int:
+    """Drop rows that another row covers within `slack`; returns how many are left.
+
+    Rows are visited in order of the sum of logarithms of their columns.
+    """
+    score = np.zeros(count)
+    for i in range(count):
+        for c in columns:
+            score[i] += np.log(archive[i, c] + 1.0)
+    order = np.argsort(score, kind="mergesort")
+    old, old_exact, old_found = archive[order], exact[order], found[order]
+    kept = 0
+    for i in range(count):
+        if not _covered(old[i], archive, kept, columns, slack):
+            archive[kept], exact[kept], found[kept] = old[i], old_exact[i], old_found[i]
+            kept += 1
+    return kept

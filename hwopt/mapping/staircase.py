@@ -1,0 +1,230 @@
+"""The mappings of one nest that some design of a study could prefer.
+
+A study varies capacities on a grid, bandwidths, energies and the clock, while the structure (levels,
+what they keep, fan-outs and their sizes) stays. Every price is monotone in the columns of a row:
+footprints rounded up to the grid, steps, and traffic per memory. So a mapping that another one
+covers (less or equal in every column) is never needed. What is left is the staircase: pricing a
+design is an argmin over its rows, equal to `best_mapping` over the same mapspace.
+
+When there would be more than `most` rows, rows that another covers within a factor are dropped, and
+`gap` says by how much a column may exceed what was found. Results are remembered in memory and on
+disk, under a digest of everything they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Mapping as MappingType, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hwopt.errors import HwoptError, InfeasibleError
+from hwopt.files import cache_dir, write_bytes
+from hwopt.hardware.accelerator import Accelerator, OperandRole
+from hwopt.hardware.conventions import NATIVE, Conventions
+from hwopt.ir.program import Constraint
+from hwopt.mapping.analysis import Objective, Price, price
+from hwopt.mapping.best import freeze, skeleton, spaces_of
+from hwopt.mapping.mapping import Mapping, parse_mapping
+from hwopt.mapping.problem import Problem
+from hwopt.mapping.search import front, thin
+from hwopt.mapping.tables import Factors
+from hwopt.mapping.traffic import check_size
+
+VERSION = 1
+"""Part of the cache key: raise it when rows change for equal inputs."""
+MOST = 300
+BUDGET = 150_000
+ROWS = {"any": 120, "perfect": 120}
+"""Rows of the tables of tile chains that a staircase searches."""
+SLACKS = (1.01, 1.02, 1.03, 1.05, 1.08, 1.12, 1.2, 1.35, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """`rows` (R, 1 + 5L) as `Analysis.row`; `texts[i]` is mapping `i` in words.
+
+    `gap`: 0, or by how much more a dropped row's columns may cost than a kept one's (0.05: 5 %).
+    `exhausted`: whether every mapping of the mapspace was considered within that gap.
+    """
+
+    rows: npt.NDArray[np.float64]
+    texts: tuple[str, ...]
+    points: int
+    boxes: int
+    gap: float
+    exhausted: bool
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def mapping(self, index: int) -> Mapping:
+        """The mapping of a row."""
+        return parse_mapping(self.texts[index])
+
+    def best(self, accelerator: Accelerator, objective: Objective) -> tuple[int, Price]:
+        """The row with the least objective on a machine of this structure, and its price.
+
+        Raises `InfeasibleError` when no row fits.
+        """
+        prices = [price(row, accelerator, self.points) for row in self.rows]
+        index = min(range(len(prices)), key=lambda i: (*prices[i].key(objective), i), default=-1)
+        if index < 0 or not prices[index].feasible:
+            raise InfeasibleError(
+                "no mapping of the staircase fits", where=accelerator.name,
+                fix="add the capacity to the study's grid, or enlarge the memories",
+            )  # fmt: skip
+        return index, prices[index]
+
+
+def staircase(
+    problem: Problem,
+    accelerator: Accelerator,
+    grid: MappingType[str, Sequence[float]],
+    *,
+    constraint: Constraint | None = None,
+    conventions: Conventions = NATIVE,
+    resident: MappingType[OperandRole, str] | None = None,
+    factors: Factors = "perfect",
+    rows: int | None = None,
+    most: int = MOST,
+    budget: int = BUDGET,
+    cache: bool = True,
+) -> Staircase:
+    """The staircase of a nest on a structure.
+
+    `accelerator` gives levels and fan-outs; its capacities, bandwidths and energies do not matter.
+    `grid[memory]` lists the *usable* bytes that a memory may have in the study (see
+    `Memory.usable_bytes`); a memory that is not in it is not limited. `rows` bounds the tables of
+    tile chains, `most` the result, `budget` the boxes bounded. Raises `InfeasibleError` when
+    nothing fits the largest capacities.
+    """
+    check_size(problem)
+    unknown = set(grid) - {memory.name for memory in accelerator.memories}
+    if unknown:
+        raise HwoptError("the grid names no such memory", value=sorted(unknown))
+    steps = tuple(sorted((name, tuple(sorted(set(map(float, v))))) for name, v in grid.items()))
+    stays = tuple(sorted((resident or {}).items()))
+    key = (
+        problem, skeleton(accelerator), steps, freeze(constraint or Constraint()), conventions,
+        stays, factors, rows or ROWS[factors], most, budget,
+    )  # fmt: skip
+    return _cached(key, cache)
+
+
+Key = tuple[
+    Problem, str, tuple[tuple[str, tuple[float, ...]], ...], Constraint, Conventions,
+    tuple[tuple[OperandRole, str], ...], Factors, int, int, int,
+]  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _cached(key: Key, cache: bool) -> Staircase:
+    """From memory, else from disk, else made (and written)."""
+    if not cache:
+        return _make(key)
+    digest = hashlib.sha256(repr((VERSION, key)).encode()).hexdigest()
+    path = cache_dir() / "staircases" / digest[:2] / f"{digest}.npz"
+    found = _read(path)
+    if found is None:
+        found = _make(key)
+        _write(path, found)
+    return found
+
+
+def _read(path: Path) -> Staircase | None:
+    """A stored staircase; None when there is none, or it is torn or foreign."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            points, boxes, exhausted = (int(value) for value in data["counts"])
+            texts = tuple(bytes(data["texts"]).decode().split("\f"))
+            rows = np.array(data["rows"], dtype=np.float64)
+            if rows.ndim != 2 or len(rows) != len(texts):
+                return None
+            rows.flags.writeable = False
+            return Staircase(rows, texts, points, boxes, float(data["gap"]), bool(exhausted))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        return None
+
+
+def _write(path: Path, found: Staircase) -> None:
+    """Store a staircase whole or not at all; a cache that cannot be written is no error."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, rows=found.rows, gap=np.float64(found.gap),
+        counts=np.array([found.points, found.boxes, found.exhausted], np.int64),
+        texts=np.frombuffer("\f".join(found.texts).encode(), np.uint8),
+    )  # fmt: skip
+    try:
+        write_bytes(path, buffer.getvalue())
+    except (HwoptError, OSError):
+        return
+
+
+def _make(key: Key) -> Staircase:
+    problem, structure, steps, constraint, conventions, stays, factors, rows, most, budget = key
+    accelerator = Accelerator.model_validate_json(structure)
+    spaces = spaces_of(problem, structure, constraint, conventions, stays, factors, rows)
+    capacities = dict(steps)
+    memories = accelerator.memories
+    ends = np.array([len(capacities.get(m.name, ())) for m in memories], np.int64)
+    grid = np.zeros((len(memories), max(1, int(ends.max()))))
+    for number, memory in enumerate(memories):
+        grid[number, : ends[number]] = capacities.get(memory.name, ())
+    columns = _columns(accelerator, ends)
+    width = 1 + 5 * len(memories)
+    archive, exact = np.zeros((most + 1, width)), np.zeros((most + 1, width))
+    parts = max((len(space.tables) for space, _ in spaces), default=0)
+    found = np.zeros((most + 1, 1 + parts), np.int64)
+    count, boxes, slack, gap, exhausted = 0, 0, 1.0, 1.0, True
+    turn = 0
+    for number, (_, forest) in enumerate(spaces):
+        share = max(5000, (budget - boxes) // (len(spaces) - number))
+        while True:
+            count, used, done = front(
+                forest.packed, float(problem.points), grid, ends, columns, archive, exact, found,
+                count, slack, share,
+            )  # fmt: skip
+            found[:count, 0] = np.where(found[:count, 0] < 0, number, found[:count, 0])
+            boxes, share = boxes + used, share - used
+            if done or count < len(archive):
+                exhausted = exhausted and done
+                break
+            while count > (len(archive) * 3) // 4:
+                slack = SLACKS[min(turn, len(SLACKS) - 1)] * max(1, turn - len(SLACKS) + 2)
+                turn, gap = turn + 1, gap * slack
+                count = int(thin(archive, exact, found, count, columns, slack))
+    if count == 0:
+        raise InfeasibleError(
+            "no mapping fits the largest capacities of the grid",
+            value=", ".join(f"{name} {max(v, default=math.inf):g} B" for name, v in steps),
+            fix="enlarge the memories of the study",
+        )  # fmt: skip
+    order = np.lexsort(exact[:count].T[::-1])
+    texts = tuple(
+        str(spaces[i][0].template.mapping(spaces[i][0].tiles(tuple(parts_)), problem.sizes))
+        for i, *parts_ in found[order].tolist()
+    )
+    result = np.ascontiguousarray(exact[order])
+    result.flags.writeable = False
+    return Staircase(result, texts, problem.points, boxes, gap - 1, exhausted)
+
+
+def _columns(accelerator: Accelerator, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Columns that tell designs apart: of a memory that exists once, busiest and total agree."""
+    columns = [0]
+    for number, memory in enumerate(accelerator.memories):
+        base = 1 + 5 * number
+        if ends[number]:
+            columns.append(base)
+        if accelerator.instances(memory.name) > 1:
+            columns += [base + 1, base + 2]
+        columns += [base + 3, base + 4]
+    return np.array(columns, np.int64)
