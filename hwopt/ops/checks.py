@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwopt.ir.scalar import Operand
 from hwopt.ops.builder import Builder
 from hwopt.ops.lowering import Call, lowering
 
@@ -15,8 +16,6 @@ from hwopt.ops.lowering import Call, lowering
 @lowering("aten.sym_is_contiguous.default", "aten.record_stream.default")
 def nothing(call: Call, build: Builder) -> None:
     """Emits nothing (sizes are static); a check that passes a tensor on becomes a view of it."""
-    from hwopt.ir.scalar import Operand
-
     if call.outputs:
         source = call.optional("dep_token")
         if source is None:

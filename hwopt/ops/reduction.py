@@ -11,7 +11,7 @@ import math
 from hwopt.ir.op import Reduction
 from hwopt.ir.scalar import IDENTITY, Operand, Scalar, apply
 from hwopt.ir.tensor import Tensor
-from hwopt.ops.builder import Builder, normal_dims
+from hwopt.ops.builder import Builder, at, normal_dims
 from hwopt.ops.lowering import Call, lowering
 
 
@@ -158,8 +158,6 @@ def pairwise_distance(call: Call, build: Builder) -> None:
     distance = apply("sub", Operand(0), Operand(1))
     value, reduce, root = _distance_terms(distance, order)
     total = out if root is None else build.temporary(call, out.shape, out.dtype)
-    from hwopt.ops.builder import at
-
     own = [lead[len(lead) - len(t.shape) + 2 :] for t in (a, b)]
     build.nest(
         call, axes, [at(a, *own[0], "i", "m"), at(b, *own[1], "j", "m")],
@@ -181,3 +179,13 @@ def _distance_terms(distance: Scalar, order: float) -> tuple[Scalar, Reduction, 
     if order == 2:
         return apply("square", distance), "sum", apply("sqrt", Operand(0))
     return apply("pow", size, order), "sum", apply("pow", Operand(0), 1 / order)
+
+
+@lowering("aten._pdist_forward.default")
+def pair_distances(call: Call, build: Builder) -> None:
+    """Distances of all pairs of rows i < j, in order."""
+    x = call.tensor("self")
+    build.gather(
+        call, "pair_distances", [x], order=float(call.arguments["p"]),
+        work=3 * call.output.elements * x.shape[1], kind="distance", resource="vector",
+    )  # fmt: skip

@@ -38,7 +38,7 @@ def _factors(call: Call, small: Tensor, large: Tensor) -> list[int] | None:
 
 
 def _nearest(
-    small: Tensor, large: Tensor, factors: Sequence[int]
+    small: Tensor, factors: Sequence[int]
 ) -> tuple[dict[str, int], list[str], list[Affine | str]]:
     """Axes, index of the small image, index of the large one."""
     spatial = names(len(factors), "p")
@@ -59,7 +59,7 @@ def upsample_nearest(call: Call, build: Builder) -> None:
         scales = _scales(call, len(x.shape) - 2)
         build.gather(call, "upsample_nearest", [x], scales=scales, kind="upsample")
         return
-    axes, small, large = _nearest(x, call.output, factors)
+    axes, small, large = _nearest(x, factors)
     build.move(
         call, axes, at(x, *small), at(call.output, *large), kind="upsample", resource="memory"
     )
@@ -77,7 +77,7 @@ def upsample_nearest_backward(call: Call, build: Builder) -> None:
             kind="upsample", resource="vector",
         )  # fmt: skip
         return
-    axes, small, large = _nearest(out, grad, factors)
+    axes, small, large = _nearest(out, factors)
     build.nest(
         call, axes, [at(grad, *large)], at(out, *small), reduction="sum", kind="upsample",
         resource="vector",
