@@ -7,6 +7,7 @@ the batch. What a design costs does not depend on the batch it is in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def goals(file: StudyFile) -> tuple[Goal, ...]:
 
 
 def quality_direction(file: StudyFile) -> str:
-    """ "min" or "max": what the quality sources of all models agree on."""
+    """What the quality sources of all models agree on: "min" or "max"."""
     ways = {
         source.direction for model in file.models if (source := quality_source(model)) is not None
     }
@@ -266,7 +267,7 @@ class CoDesign(Evaluator):
         return found
 
     def costs(
-        self, knobs: dict[str, dict[str, Value]], machine: Accelerator
+        self, knobs: Mapping[str, Mapping[str, Value]], machine: Accelerator
     ) -> list[dict[str, Any]]:
         """Every model on one design, operator by operator, with each nest's best mapping."""
         from hwopt.cost.cost import evaluate
@@ -274,8 +275,6 @@ class CoDesign(Evaluator):
         results = []
         for model in self.file.models:
             program = self._variants.program(model.label, knobs[model.label])
-            cost = evaluate(
-                program, machine, fusion=self.file.fusion, objective=self.file.mapping
-            )
+            cost = evaluate(program, machine, fusion=self.file.fusion, objective=self.file.mapping)
             results.append({"model": model.label, **cost.to_json()})
         return results

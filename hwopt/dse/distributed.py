@@ -8,20 +8,21 @@ optional extra: `pip install hwopt[distributed]`.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwopt.dse.codesign import CoDesign, goals
+from hwopt.dse.codesign import CoDesign
 from hwopt.dse.evaluator import Evaluation, Evaluator
-from hwopt.dse.space import Codes, StudyFile, parse_study
+from hwopt.dse.space import Codes, StudyFile, Value, parse_study
 from hwopt.errors import StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from hwopt.hardware.accelerator import Accelerator
 
 
 @contextmanager
@@ -56,7 +57,13 @@ class Distributed(Evaluator):
         self.counts, self.goals, self.details = local.counts, local.goals, local.details
         self._client = client
         self._text = json.dumps(file.model_dump(mode="json"), sort_keys=True)
-        self.local = local
+        self._local = local
+
+    def costs(
+        self, knobs: Mapping[str, Mapping[str, Value]], machine: Accelerator
+    ) -> list[dict[str, Any]]:
+        """In this process."""
+        return self._local.costs(knobs, machine)
 
     def evaluate(self, codes: Codes) -> Evaluation:
         """Prices of a batch, in its order."""

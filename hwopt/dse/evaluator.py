@@ -8,12 +8,17 @@ process and order, which is what makes runs repeatable and distributable.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hwopt.dse.space import Codes
+from hwopt.dse.space import Codes, Value
+
+if TYPE_CHECKING:
+    from hwopt.hardware.accelerator import Accelerator
 
 Array = npt.NDArray[np.float64]
 SMALLEST = float(np.finfo(np.float64).tiny)
@@ -58,6 +63,13 @@ class Evaluator(ABC):
     def evaluate(self, codes: Codes) -> Evaluation:
         """Prices of designs by row: (designs, knobs) to an `Evaluation` of as many rows."""
 
+    def costs(
+        self, knobs: Mapping[str, Mapping[str, Value]], machine: Accelerator
+    ) -> list[dict[str, Any]]:
+        """Every model on one design, operator by operator (`Cost.to_json` and "model")."""
+        del knobs, machine
+        return []
+
 
 def for_optimizer(evaluation: Evaluation, goals: tuple[Goal, ...]) -> tuple[Array, Array]:
     """Objectives to minimise and violations, all finite.
@@ -67,7 +79,7 @@ def for_optimizer(evaluation: Evaluation, goals: tuple[Goal, ...]) -> tuple[Arra
     that does not run violates a constraint of its own by more than any other can.
     """
     values = evaluation.objectives.copy()
-    runs = np.isfinite(values).all(axis=1)
+    runs: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
     values[~runs] = 1.0
     for column, goal in enumerate(goals):
         if goal.unit:

@@ -55,9 +55,9 @@ def knee(costs: Array) -> int:
 def hypervolume(costs: Array, reference: Array) -> float:
     """Volume dominated by a set of points and bounded by `reference` (less is better).
 
-    Exact, by pymoo's moocore. Points outside the reference add nothing.
+    Exact, by pymoo. Points outside the reference add nothing.
     """
-    from moocore import hypervolume as exact
+    from pymoo.indicators.hv import HV
 
     inside = costs[(costs < reference).all(axis=1)]
-    return float(exact(inside, ref=reference)) if len(inside) else 0.0
+    return float(HV(ref_point=reference)(inside)) if len(inside) else 0.0

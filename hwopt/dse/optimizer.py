@@ -44,6 +44,7 @@ class Optimizer(ABC):
         self.seen.update(row.tobytes() for row in codes)
         return codes
 
+    @abstractmethod
     def tell(self, codes: Codes, objectives: Array, violations: Array) -> None:
         """The prices of what was asked for."""
 
@@ -104,6 +105,9 @@ class Enumerate(Optimizer):
         self._next = end
         return np.array(rows, dtype=np.int64).reshape(len(rows), len(self.counts))
 
+    def tell(self, codes: Codes, objectives: Array, violations: Array) -> None:
+        """Prices change nothing."""
+
     def state(self) -> dict[str, Any]:
         """The position."""
         return {"next": self._next}
@@ -122,6 +126,9 @@ class RandomSearch(Optimizer):
 
     def _ask(self, wanted: int) -> Codes:
         return self._fresh(self._generator, wanted)
+
+    def tell(self, codes: Codes, objectives: Array, violations: Array) -> None:
+        """Prices change nothing."""
 
     def state(self) -> dict[str, Any]:
         """The generator's state."""

@@ -66,15 +66,14 @@ class Pool:
         """Compute what is missing; whether anything was."""
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self._rows]
         start = time.monotonic()
-        while missing:
-            slow = time.monotonic() - start > PATIENCE_SECONDS
-            helped = self._executor is not None or slow
-            if self._processes > 1 and helped and len(missing) >= MANY:
-                self._compute_apart(missing)
+        for done, (request, skeleton) in enumerate(missing):
+            slow = time.monotonic() - start > PATIENCE_SECONDS or self._executor is not None
+            if self._processes > 1 and slow and len(missing) - done >= MANY:
+                self._compute_apart(missing[done:])
                 break
-            request, skeleton = pair = missing.pop(0)
-            self._rows[pair] = candidates(request, self.skeletons[skeleton], self._grids[skeleton])
-        return bool(len(missing) or time.monotonic() > start)
+            rows = candidates(request, self.skeletons[skeleton], self._grids[skeleton])
+            self._rows[request, skeleton] = rows
+        return bool(missing)
 
     def _compute_apart(self, missing: list[tuple[Request, int]]) -> None:
         if self._executor is None:

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 Show = Callable[[int, Evaluation], None]
 
 
+def _silent(priced: int, batch: Evaluation) -> None:
+    """Nobody is watching."""
+    del priced, batch
+
+
 @contextmanager
 def progress(console: Console | None, total: int, done: int) -> Iterator[Show]:
     """A function that is told the designs priced so far and the latest batch."""
     if console is None or not console.is_terminal:
-        yield lambda priced, batch: None
+        yield _silent
         return
     from rich.progress import (
         BarColumn,

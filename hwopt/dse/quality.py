@@ -157,7 +157,8 @@ class Callable_(Source):  # noqa: N801 - `Callable` is taken by typing
         if self._loaded is None:
             self._loaded = self._load()
         value = self._loaded(**shape.knobs, parameters=shape.parameters, macs=shape.macs)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value)):
             raise StudyError("a quality must be a finite number", where=self.function, value=value)
         return Quality(float(value))
 
@@ -170,8 +171,10 @@ class Callable_(Source):  # noqa: N801 - `Callable` is taken by typing
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise StudyError(f"cannot import: {error}", where="quality.function",
-                             value=self.function, allowed="package.module:function") from error  # fmt: skip
+            raise StudyError(
+                f"cannot import: {error}", where="quality.function", value=self.function,
+                allowed="package.module:function",
+            ) from error  # fmt: skip
         if not callable(found):
             raise StudyError("not callable", where="quality.function", value=self.function)
         return found  # type: ignore[no-any-return]

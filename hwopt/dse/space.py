@@ -246,7 +246,9 @@ class DesignSpace(Section):
 
     def every(self) -> Codes:
         """All designs in order (the last knob changes fastest): (size, knobs)."""
-        grids = np.indices(self.counts, dtype=np.int64).reshape(len(self.counts), -1)
+        grids = np.indices(tuple(self.counts.tolist()), dtype=np.int64).reshape(
+            len(self.counts), -1
+        )
         return np.ascontiguousarray(grids.T).reshape(self.size, len(self.counts))
 
 

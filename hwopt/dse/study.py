@@ -101,15 +101,13 @@ class Study:
     @cached_property
     def costs(self) -> Any:
         """Objectives with less being better everywhere: (designs, objectives)."""
-        return pareto.oriented(
-            self.objectives, tuple(goal.larger_is_better for goal in self.goals)
-        )
+        return pareto.oriented(self.objectives, tuple(goal.larger_is_better for goal in self.goals))
 
     @cached_property
     def _front_rows(self) -> Any:
         rows = np.flatnonzero(self.feasible)
         found = rows[pareto.non_dominated(self.costs[rows])]
-        # by the first objective; the others and the codes settle ties, whatever the order of arrival
+        # by the first objective; the others and the codes settle ties
         keys = (*self.history.codes[found].T[::-1], *self.costs[found].T[::-1])
         return found[np.lexsort(keys)] if len(found) else found
 
@@ -381,11 +379,9 @@ def _make_room(path: Path, resume: bool) -> None:
 
 def _write_chosen(study: Study, evaluator: Evaluator) -> None:
     """The chosen accelerator as YAML, and what each model costs on it."""
-    from hwopt.dse.codesign import CoDesign
     from hwopt.files import dump_yaml, write_text
     from hwopt.hardware.library import dump
 
     machine = study.accelerator("chosen")
     write_text(study.path / CHOSEN, dump_yaml(dump(machine)))
-    if isinstance(evaluator, CoDesign):
-        write_json(study.path / COSTS, evaluator.costs(study.chosen.knobs, machine))
+    write_json(study.path / COSTS, evaluator.costs(study.chosen.knobs, machine))

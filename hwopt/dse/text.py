@@ -8,7 +8,7 @@ from hwopt.dse.objectives import objectives
 from hwopt.dse.study import Design, Study
 
 ROWS = 24
-"""Designs printed of a larger front: evenly along the first objective, the chosen one among them."""
+"""Designs printed of a larger front, evenly chosen, with the chosen design among them."""
 
 
 def front_text(study: Study, rows: int = ROWS) -> str:
@@ -21,23 +21,26 @@ def front_text(study: Study, rows: int = ROWS) -> str:
     knobs = study.file.knobs
     header = ["", "#", *(goal.name for goal in study.goals), *(knob.label for knob in knobs)]
     table = [header]
-    for design in shown:
-        table.append([
-            "*" if design is chosen else "", str(design.number),
-            *(show_value(objectives[g.name], design.values[g.name]) for g in study.goals),
-            *(str(design.knobs[knob.owner][knob.name]) for knob in knobs),
-        ])  # fmt: skip
+    table += [[("*" if design is chosen else ""), *cells_of(study, design)] for design in shown]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
     lines.insert(1, "-" * len(lines[0]))
     priced, feasible = len(study.history.codes), int(study.feasible.sum())
-    lines += [
-        "",
+    count = (
         f"{len(designs)} designs in the Pareto set ({len(shown)} shown), "
-        f"{priced:,} priced of {study.file.size:,}, {feasible:,} feasible",
-        f"* chosen: {pareto.KNEE_RULE}",
-    ]
+        f"{priced:,} priced of {study.file.size:,}, {feasible:,} feasible"
+    )
+    lines += ["", count, f"* chosen: {pareto.KNEE_RULE}"]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def cells_of(study: Study, design: Design) -> list[str]:
+    """Number, objectives with units, and free knobs of a design."""
+    return [
+        str(design.number),
+        *(show_value(objectives[g.name], design.values[g.name]) for g in study.goals),
+        *(str(design.knobs[knob.owner][knob.name]) for knob in study.file.knobs),
+    ]
 
 
 def spread(designs: tuple[Design, ...], rows: int, chosen: Design) -> list[Design]:
@@ -60,8 +63,10 @@ def comparison_text(first: Study, second: Study) -> str:
 
     names = [goal.name for goal in first.goals]
     if names != [goal.name for goal in second.goals]:
-        raise StudyError("the runs have different objectives", where=str(second.path),
-                         value=[goal.name for goal in second.goals], allowed=", ".join(names))  # fmt: skip
+        raise StudyError(
+            "the runs have different objectives", where=str(second.path),
+            value=[goal.name for goal in second.goals], allowed=", ".join(names),
+        )  # fmt: skip
     fronts = []
     for study in (first, second):
         if not study.front():
