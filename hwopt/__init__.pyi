@@ -65,3 +65,5 @@ from .passes.manager import (
     parse_pipeline as parse_pipeline,
 )
 from .passes.tile import Tile as Tile
+
+__version__: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hwopt.validation.harness import Outcome, comparison, read_rows, score
 
@@ -16,7 +17,7 @@ def mac_counts(data: Path) -> Outcome:
     """MACs of traced convolutional networks, per layer and in total, against layer shapes."""
     from hwopt.frontend.capture import trace
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for network, model in _MODELS.items():
         graph = trace(model, batch=1)
         products = [op for op in graph.ops if op.macs]
