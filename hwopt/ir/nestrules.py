@@ -75,7 +75,7 @@ def check_alone(nest: Nest) -> Broken | None:
     used = set(nest.write.axes) | set(nest.sequential)
     for access in nest.reads:
         used |= access.axes
-    for leaf in _leaves(nest.scalar):
+    for leaf in leaves(nest.scalar):
         if isinstance(leaf, Iota):
             used.add(leaf.axis)
         if isinstance(leaf, Operand) and not 0 <= leaf.position < len(nest.reads):
@@ -90,7 +90,7 @@ def check_alone(nest: Nest) -> Broken | None:
     return None
 
 
-def _leaves(scalar: Scalar) -> Iterator[Scalar]:
+def leaves(scalar: Scalar) -> Iterator[Scalar]:
     """Every node of a scalar, without recursion (scalars may be deep)."""
     waiting = [scalar]
     while waiting:

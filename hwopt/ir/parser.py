@@ -82,12 +82,19 @@ class Parser:
             self._row += 1
         return Graph(name, tuple(self._tensors), tuple(self._ops), outputs)
 
-    def body(self, reference: Callable[[str], Body] | None = None) -> Body:
-        """One body by itself, on the first line (used for files that hold bodies apart)."""
+    def scalar(self) -> Scalar:
+        """A scalar by itself: `mul(#0, #1)`."""
         self._first_line()
-        body = self._body(reference)
+        scalar = self._scalar(0)
         self._end()
-        return body
+        return scalar
+
+    def affine(self) -> Affine:
+        """An index by itself: `2*p + r - 1`."""
+        self._first_line()
+        affine = self._affine()
+        self._end()
+        return affine
 
     # --- lines ---------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Parser:
 
     # --- bodies --------------------------------------------------------------------------------
 
-    def _body(self, reference: Callable[[str], Body] | None = None) -> Body:
+    def _body(self) -> Body:
         if self._value == "nest":
             return self._nest()
         if self._accept("opaque"):
@@ -186,15 +193,15 @@ class Parser:
         nests: tuple[Nest, ...] = ()
         if self._accept("nests"):
             self._expect("(")
-            nests = self._list(")", lambda: self._nest_reference(reference))
+            nests = self._list(")", self._nest_reference)
         if kind == "scan":
             return Scan(function, attributes, reads, writes, work, depth, nests)
         return Gather(function, attributes, reads, writes, work, nests)
 
-    def _nest_reference(self, reference: Callable[[str], Body] | None) -> Nest:
+    def _nest_reference(self) -> Nest:
         self._expect("$")
         number = self._integer_text()
-        body = reference(number) if reference else self._bodies.get(number)
+        body = self._bodies.get(number)
         if not isinstance(body, Nest):
             self._fail(f"${number} is not a nest defined before", "a nest on a line above", 1)
         return body
