@@ -245,7 +245,7 @@ def batch_norm(call: Call, build: Builder) -> None:
         work=(NORM_WORK + len(scale)) * x.elements, depth=NORM_DEPTH,
     )  # fmt: skip
     momentum = call.arguments["momentum"]
-    for (name, out), statistic in zip(updates.items(), (writes[1], writes[-1]), strict=True):
+    for (name, out), statistic in zip(updates.items(), (writes[1], writes[-1]), strict=False):
         moved = apply("mul", Operand(1), momentum)
         value = apply("add", apply("mul", Operand(0), 1 - momentum), moved)
         build.pointwise(call, value, [call.tensor(name), statistic], out)

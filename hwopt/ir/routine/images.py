@@ -122,7 +122,8 @@ def _nearest_positions(
 def upsample_nearest(a: Attributes, reads: list[Array], w: Sequence[Declared]) -> list[Array]:
     """The nearest element to the left."""
     x, shape = reads[0], w[0][0]
-    return [x[(..., *np.ix_(*_nearest_positions(x.shape[2:], shape[2:], a["scales"])))]]
+    place = np.ix_(*_nearest_positions(x.shape[2:], shape[2:], a["scales"]))
+    return [x[trailing(*place)]]
 
 
 def upsample_nearest_backward(
