@@ -1,81 +1,104 @@
-"""Canonicalize: one form for what can be written in many."""
+"""Canonicalize: one form for what can be written in many: no copies, no views between nests,
+no batch normalisation after a convolution.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from hwopt.hardware.accelerator import Accelerator
+from typing_extensions import override
+
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Nest, Op
 from hwopt.ir.program import Program
-from hwopt.passes.batchnorm import fold_batch_norms
-from hwopt.passes.eliminate import drop_dead
-from hwopt.passes.manager import Pass, compiler_pass
-from hwopt.passes.views import compose
+from hwopt.passes.composition import Shape, compose, is_plain_view
+from hwopt.passes.eliminate import without_copies
+from hwopt.passes.folding import fold_batch_norms
+from hwopt.passes.manager import Pass, passes
+from hwopt.passes.rewriting import regraphed, without_dead
+
+if TYPE_CHECKING:
+    from hwopt.hardware.accelerator import Accelerator
 
 
-@compiler_pass("canonicalize")
+@passes.register("canonicalize")
+@dataclass(frozen=True)
 class Canonicalize(Pass):
-    """Views composed into the accesses of their readers; batch norms folded for inference.
+    """Read through views, drop copies and no-ops, fold batch normalisation for inference.
 
-    A nest reads the tensor that is in memory, however it was transposed, sliced, reshaped or
-    expanded on the way: keys and values of grouped-query attention are read at their own size, not
-    at that of the query heads. Views that cannot be composed (into a gather or a scan, across
-    padding, of incompatible sizes), and those of the graph's outputs, stay: they are free.
+    Before: `t = permute(x); r = reshape(t); y = matmul(r, w)`.
+    After:  `y = matmul(x, w)`, whose read of x is the composed affine index; axes are split where
+            the reshape needs it. Keys and values of grouped-query attention are read at their own
+            size, not repeated.
+    Before: `c = conv(x, w); y = batch_norm(c, g, b, mean, var)`.
+    After:  `w2 = w * s; b2 = b - mean * s` with `s = g * rsqrt(var + eps)`, which depend on
+            parameters alone (`Graph.static`: done once at load), and `y = conv(x, w2) + b2`.
 
-    Before: k = transpose(view(linear)); scores = q x k. After: scores read the linear's output.
-    Before: y = batch_norm(conv(x, w)). After: y = conv(x, w * scale) + shift, both computed once.
+    A view that cannot be composed (its reader is a gather or scan, or the index would not be
+    affine) stays, at no cost. `views=False` and `fold=False` leave these parts out.
     """
 
+    ensures: ClassVar[frozenset[str]] = frozenset({"canonical"})
+    views: bool = True
     fold: bool = True
-    ensures = frozenset({"canonical"})
 
-    def run(self, program: Program, target: Accelerator | None) -> Program:  # noqa: ARG002
-        """The same results from fewer operators."""
-        graph = fold_batch_norms(program.graph) if self.fold else program.graph
-        graph = drop_dead(_composed(graph))
-        return program if graph is program.graph else program.with_graph(graph)
+    @override
+    def run(self, program: Program, target: Accelerator | None) -> Program:
+        """Copies, then views, then batch normalisation."""
+        graph = without_copies(program.graph)
+        if self.views:
+            graph = _read_through_views(graph)
+        if self.fold:
+            graph = fold_batch_norms(graph)
+        return regraphed(program, graph)
 
 
-Cache: TypeAlias = dict[tuple[object, ...], tuple[Nest | None, Nest, Nest]]
-"""Compositions by identity of the bodies, which it keeps alive: equal layers share bodies."""
+class _Composer:
+    """Composes bodies, each combination once: equal layers share the result."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[Nest, Nest, Nest | None]] = {}
+
+    def __call__(
+        self, reader: Nest, position: int, view: Nest, source: Shape, result: Shape
+    ) -> Nest | None:
+        key = (id(reader), position, id(view), source, result)
+        if (known := self._known.get(key)) is None:
+            composed = compose(reader, position, view, source, result)
+            known = self._known[key] = reader, view, composed  # keeps both alive, hence the ids
+        return known[2]
 
 
-def _composed(graph: Graph) -> Graph:
+def _read_through_views(graph: Graph) -> Graph:
+    """Every nest reads the source of the views it reads; views without a reader are gone."""
+    composer = _Composer()
     views: dict[str, Op] = {}
-    cache: Cache = {}
     ops: list[Op] = []
-    changed = False
-    for op in graph.ops:
-        moved = _through_views(op, views, graph, cache)
-        changed = changed or moved is not op
-        ops.append(moved)
-        if moved.is_view and isinstance(moved.body, Nest) and len(moved.reads) == 1:
-            views[moved.writes[0]] = moved
-    return replace(graph, ops=tuple(ops)) if changed else graph
+    for before in graph.ops:
+        op = _composed(graph, before, views, composer) if isinstance(before.body, Nest) else before
+        ops.append(op)
+        if op.is_view and isinstance(op.body, Nest) and is_plain_view(op.body):
+            views[op.writes[0]] = op
+    if all(new is old for new, old in zip(ops, graph.ops, strict=True)):
+        return graph
+    return without_dead(graph, ops, only_views=True)
 
 
-def _through_views(op: Op, views: dict[str, Op], graph: Graph, cache: Cache) -> Op:
-    """The operator reading the sources of the views it reads, as far as that is affine."""
+def _composed(graph: Graph, op: Op, views: dict[str, Op], composer: _Composer) -> Op:
+    """The operator on the sources of the views it reads, as far as they compose."""
     body = op.body
-    if not isinstance(body, Nest):
-        return op
+    assert isinstance(body, Nest)
     reads = list(op.reads)
-    for position, name in enumerate(op.reads):
-        view = views.get(name)
-        if view is None or not isinstance(view.body, Nest):
-            continue
-        source = graph.tensor[view.reads[0]]
-        if source.dtype != graph.tensor[name].dtype:
-            continue
-        key = (id(body), position, id(view.body), source.shape)
-        if key not in cache:
-            cache[key] = (compose(body, position, view.body, source.shape), body, view.body)
-        composed = cache[key][0]
-        if composed is not None:
-            body = composed
-            reads[position] = view.reads[0]
+    for position in range(len(reads)):
+        while (view := views.get(reads[position])) is not None:
+            inner = view.body
+            assert isinstance(inner, Nest)
+            source, result = graph.tensor[view.reads[0]], graph.tensor[view.writes[0]]
+            composed = composer(body, position, inner, source.shape, result.shape)
+            if composed is None:
+                break
+            body, reads[position] = composed, view.reads[0]
     if body is op.body:
         return op
-    return replace(op, body=body, reads=tuple(reads))
+    return Op(op.name, op.kind, body, op.resource, tuple(reads), op.writes, op.phase, op.source)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hwopt.hardware.accelerator import Accelerator
+from typing_extensions import override
+
+from hwopt.errors import PassError
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Op, Scan
 from hwopt.ir.program import Program
@@ -15,14 +17,19 @@ from hwopt.ir.scalar import Operand, Scalar, apply
 from hwopt.ir.tensor import Tensor
 from hwopt.ops.builder import Builder
 from hwopt.ops.lowering import Call
-from hwopt.passes.manager import Pass, compiler_pass
+from hwopt.passes.manager import Pass, passes
+from hwopt.passes.rewriting import Names, regraphed
+
+if TYPE_CHECKING:
+    from hwopt.hardware.accelerator import Accelerator
 
 Rule: TypeAlias = Callable[[Call, Builder, list[Tensor], dict[str, Any]], None]
 
 X, ROW, WIDTH = Operand(0), Operand(1), Operand(2)
 
 
-@compiler_pass("decompose")
+@passes.register("decompose")
+@dataclass(frozen=True)
 class Decompose(Pass):
     """Write scans out as the passes over a row that they are.
 
@@ -36,9 +43,15 @@ class Decompose(Pass):
 
     only: tuple[str, ...] = ()
 
-    def run(self, program: Program, target: Accelerator | None) -> Program:  # noqa: ARG002
+    @override
+    def run(self, program: Program, target: Accelerator | None) -> Program:
         """The graph with those scans replaced."""
-        graph = program.graph
+        if unknown := [name for name in self.only if name not in RULES]:
+            raise PassError(
+                "no rule for this function", where="decompose{only}", value=unknown[0],
+                allowed=", ".join(RULES),
+            )  # fmt: skip
+        graph, names = program.graph, Names(program.graph)
         ops: list[Op] = []
         tensors = list(graph.tensors)
         for op in graph.ops:
@@ -49,11 +62,15 @@ class Decompose(Pass):
             build = Builder()
             call, reads = _call(op, graph)
             rule(call, build, reads, call.arguments)
-            ops += build.ops
-            tensors += build.tensors
+            fresh = {tensor.name: names.fresh(tensor.name) for tensor in build.tensors}
+            tensors += [replace(tensor, name=fresh[tensor.name]) for tensor in build.tensors]
+            for part in build.ops:
+                name = part.name if part.name == op.name else names.fresh(part.name)
+                ops.append(part.renamed(fresh, name))
         if len(ops) == len(graph.ops):
             return program
-        return program.with_graph(replace(graph, tensors=tuple(tensors), ops=tuple(ops)))
+        whole = Graph(graph.name, tuple(tensors), tuple(ops), graph.outputs)
+        return regraphed(program, whole, keeps={"canonical"})
 
     def _rule(self, op: Op) -> Rule | None:
         if not isinstance(op.body, Scan) or (self.only and op.body.function not in self.only):
@@ -69,22 +86,33 @@ def _call(op: Op, graph: Graph) -> tuple[Call, list[Tensor]]:
     return call, [graph.tensor[name] for name in op.reads]
 
 
+def _wide(dtype: str) -> str:
+    """The type that intermediate results are kept in: float32 where the data has 16 bits."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
 def _softmax(call: Call, build: Builder, reads: list[Tensor], options: dict[str, Any]) -> None:
-    """exp(x - max x) / sum, or x - max x - log(sum)."""
+    """exp(x - max x) / sum, or x - max x - log(sum); a second result is max x + log(sum)."""
     x, out, axis = reads[0], call.outputs[0], int(options["axis"])
     row = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    wide = _wide(x.dtype)
     most = build.reduce(call, "max", [x], [axis], build.temporary(call, row, x.dtype))
     shifted = apply("sub", Operand(0), Operand(1))
-    width = build.temporary(call, row, out.dtype)
+    width = build.temporary(call, row, wide)
     if options["log"]:
-        moved = build.pointwise(call, shifted, [x, most], build.temporary(call, x.shape, out.dtype))
+        moved = build.pointwise(call, shifted, [x, most], build.temporary(call, x.shape, wide))
         build.reduce(call, "sum", [moved], [axis], width, apply("exp", X))
         build.pointwise(call, apply("sub", X, apply("log", ROW)), [moved, width], out)
-        return
-    exponent = build.temporary(call, x.shape, out.dtype)
-    build.pointwise(call, apply("exp", shifted), [x, most], exponent)
-    build.reduce(call, "sum", [exponent], [axis], width)
-    build.pointwise(call, apply("div", X, ROW), [exponent, width], out)
+    else:
+        exponent = build.temporary(call, x.shape, wide)
+        build.pointwise(call, apply("exp", shifted), [x, most], exponent)
+        build.reduce(call, "sum", [exponent], [axis], width)
+        build.pointwise(call, apply("div", X, ROW), [exponent, width], out)
+    for given in call.outputs[1:]:
+        kept = _keeping(call, build, given, row)
+        build.pointwise(call, apply("add", X, apply("log", ROW)), [most, width], kept)
+        if kept is not given:
+            build.reshape(call, kept, given)
 
 
 def _layer_norm(call: Call, build: Builder, reads: list[Tensor], options: dict[str, Any]) -> None:
@@ -118,7 +146,7 @@ def _norm(
     count = math.prod(x.shape[axis] for axis in axes)
     row = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     statistics = [_keeping(call, build, t, row) for t in call.outputs[1:]]
-    dtype = statistics[0].dtype if statistics else x.dtype
+    dtype = _wide(statistics[0].dtype if statistics else x.dtype)
     operands, value = [x], X
     normalised: Scalar = value
     if centred:

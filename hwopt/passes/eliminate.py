@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Gather, Nest, Op, Opaque
 from hwopt.ir.program import Program
 from hwopt.ir.scalar import IDENTITY, Apply
 from hwopt.passes.manager import Pass, passes
-from hwopt.passes.rewriting import renamed, without_dead
+from hwopt.passes.rewriting import Bodies, regraphed, renamed, without_dead
 
 if TYPE_CHECKING:
     from hwopt.hardware.accelerator import Accelerator
-
-_RANDOM = frozenset({"bernoulli", "uniform", "normal", "randint", "randperm", "multinomial"})
 
 
 @passes.register("eliminate")
@@ -29,20 +29,16 @@ class Eliminate(Pass):
     `duplicates=False` keeps repeated operators. Random numbers are never merged.
     """
 
-    name: ClassVar[str] = "eliminate"
     duplicates: bool = True
 
+    @override
     def run(self, program: Program, target: Accelerator | None) -> Program:
         """One walk for copies and duplicates, one backwards for what is dead."""
-        graph = _without_copies(program.graph)
+        graph = without_copies(program.graph)
         if self.duplicates:
             graph = _without_duplicates(graph)
         graph = without_dead(graph, graph.ops)
-        if graph is program.graph:
-            return program
-        return Program(graph, constraints={
-            name: rule for name, rule in program.constraints.items() if name in graph.op
-        }, properties=program.properties - {"fused", "classified"})  # fmt: skip
+        return regraphed(program, graph)
 
 
 def is_copy(graph: Graph, op: Op) -> bool:
@@ -65,7 +61,7 @@ def is_copy(graph: Graph, op: Op) -> bool:
     return source.shape == result.shape and source.dtype == result.dtype
 
 
-def _without_copies(graph: Graph) -> Graph:
+def without_copies(graph: Graph) -> Graph:
     """Readers of a copy read the original; a copy that is an output takes the original's place
     where the original is neither given nor an output itself, and stays otherwise.
     """
@@ -88,7 +84,8 @@ def _without_copies(graph: Graph) -> Graph:
     if not alias and not taken:
         return graph
     names = {name: taken.get(original, original) for name, original in alias.items()} | taken
-    return Graph(graph.name, graph.tensors, tuple(renamed(ops, names)), graph.outputs)
+    tensors = tuple(tensor for tensor in graph.tensors if tensor.name not in names)
+    return Graph(graph.name, tensors, tuple(renamed(ops, names)), graph.outputs)
 
 
 def _without_duplicates(graph: Graph) -> Graph:
@@ -96,6 +93,7 @@ def _without_duplicates(graph: Graph) -> Graph:
     outputs = set(graph.outputs)
     alias: dict[str, str] = {}
     first: dict[tuple[object, ...], Op] = {}
+    bodies = Bodies()
     ops: list[Op] = []
     for before in graph.ops:
         op = before
@@ -103,19 +101,20 @@ def _without_duplicates(graph: Graph) -> Graph:
             reads = tuple(alias.get(name, name) for name in op.reads)
             op = Op(op.name, op.kind, op.body, op.resource, reads, op.writes, op.phase, op.source)
         types = tuple((graph.tensor[n].shape, graph.tensor[n].dtype) for n in op.writes)
-        key = (op.reads, op.resource, op.phase, op.kind, types)
-        known = first.get(key)
-        if known is None and _is_pure(op):
-            first[key] = op
-        elif known is not None and known.body == op.body and outputs.isdisjoint(op.writes):
+        key = (bodies(op.body), op.reads, op.resource, op.phase, op.kind, types)
+        known = first.setdefault(key, op) if _is_pure(op) else op
+        if known is not op and outputs.isdisjoint(op.writes):
             alias.update(zip(op.writes, known.writes, strict=True))
             continue
         ops.append(op)
-    return graph if not alias else Graph(graph.name, graph.tensors, tuple(ops), graph.outputs)
+    if not alias:
+        return graph
+    tensors = tuple(tensor for tensor in graph.tensors if tensor.name not in alias)
+    return Graph(graph.name, tensors, tuple(ops), graph.outputs)
 
 
 def _is_pure(op: Op) -> bool:
     """Whether running it twice gives the same: not random, not unknown."""
     if isinstance(op.body, Opaque):
         return False
-    return not (isinstance(op.body, Gather) and op.body.function in _RANDOM)
+    return not (isinstance(op.body, Gather) and op.body.function == "random")

@@ -67,9 +67,11 @@ def circular_groups(graph: Graph, groups: tuple[Group, ...]) -> list[str]:
         quotient.add_node(node)
         for name in op.reads:
             producer = graph.producer.get(name)
-            if producer is not None and (other := group_of.get(producer.name, producer.name)):
+            if producer is not None:
+                other = group_of.get(producer.name, producer.name)
                 if other != node:
                     quotient.add_edge(other, node)
     if nx.is_directed_acyclic_graph(quotient):
         return []
-    return sorted(max(nx.strongly_connected_components(quotient), key=len))
+    circles: list[set[str]] = list(nx.strongly_connected_components(quotient))
+    return sorted(max(circles, key=len))

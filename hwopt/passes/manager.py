@@ -9,6 +9,7 @@ started from, which `reproduce(path)` runs again, and raises `PassError` that na
 
 from __future__ import annotations
 
+import abc
 import json
 import sys
 import time
@@ -33,7 +34,7 @@ __all__ = ["Counts", "Log", "Pass", "PassManager", "Row", "parse_pipeline", "pas
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(abc.ABC):
     """Base of all passes: a frozen dataclass whose fields are its options, with defaults.
 
     `requires` and `ensures` are properties of programs ("canonical", "fused", "classified"):
@@ -42,16 +43,25 @@ class Pass:
     A pass may read the target's shape (levels, kept operands, fan-outs), never sizes or prices.
     """
 
-    name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
 
+    @property
+    def name(self) -> str:
+        """The name that the pass is registered under."""
+        return name_of(type(self))
+
+    @abc.abstractmethod
     def run(self, program: Program, target: Accelerator | None) -> Program:
         """The rewritten program."""
-        raise PassError("a pass without a `run` method", where=type(self).__name__)
 
 
 passes: Registry[type[Pass]] = Registry("pass", "hwopt.passes")
+
+
+def name_of(kind: type[Pass]) -> str:
+    """The name that a pass is registered under (its class name where it is not)."""
+    return next((name for name in passes if passes[name] is kind), kind.__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,18 +86,19 @@ class _Parser:
         from hwopt.passes.manager import passes
 
         column = self._tokens[self._at][2] + 1
-        kind = passes[self._word("the name of a pass")]
+        name = self._word("the name of a pass")
+        kind = passes[name]
         options: dict[str, Value] = {}
         if self._accept("{"):
             while not self._accept("}"):
                 if options:
                     self._expect(",")
-                name = self._word("an option")
-                if name in options:
-                    self._fail(f"option {name!r} is given twice", "each option once")
+                option = self._word("an option")
+                if option in options:
+                    self._fail(f"option {option!r} is given twice", "each option once")
                 self._expect("=")
-                options[name] = self._value(0)
-        return build_pass(kind, options, f"pipeline, column {column}")
+                options[option] = self._value(0)
+        return build_pass(name, kind, options, f"pipeline, column {column}")
 
     def _value(self, depth: int) -> Value:
         kind, text, _ = self._tokens[self._at]
@@ -148,7 +149,7 @@ class _Parser:
         )  # fmt: skip
 
 
-def build_pass(kind: type[Pass], options: dict[str, Value], where: str) -> Pass:
+def build_pass(pass_name: str, kind: type[Pass], options: dict[str, Value], where: str) -> Pass:
     """A pass with these options; each must be a field, and of the field's type."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -158,7 +159,7 @@ def build_pass(kind: type[Pass], options: dict[str, Value], where: str) -> Pass:
     for name, value in options.items():
         if name not in fields:
             raise PassError(
-                f"pass {kind.name!r} has no option {name!r}", where=where,
+                f"pass {pass_name!r} has no option {name!r}", where=where,
                 allowed=", ".join(fields) or "no options",
             )  # fmt: skip
         try:
@@ -166,6 +167,6 @@ def build_pass(kind: type[Pass], options: dict[str, Value], where: str) -> Pass:
         except ValidationError as error:
             detail = error.errors()[0]["msg"]
             raise PassError(
-                f"option {name!r} of pass {kind.name!r}: {detail}", where=where, value=value
+                f"option {name!r} of pass {pass_name!r}: {detail}", where=where, value=value
             ) from error
     return kind(**checked)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hwopt.ir.graph import Graph
-from hwopt.ir.op import Op
+from hwopt.ir.op import Body, Op
+from hwopt.ir.program import Program
 from hwopt.ir.tensor import Tensor
 
 
@@ -43,6 +44,34 @@ def renamed(ops: Iterable[Op], names: Mapping[str, str]) -> list[Op]:
         op if names.keys().isdisjoint((*op.reads, *op.writes)) else op.renamed(names, op.name)
         for op in ops
     ]
+
+
+def regraphed(program: Program, graph: Graph, *, keeps: Iterable[str] = ()) -> Program:
+    """The program of a rewritten graph: groups and classes are found anew, constraints of
+    operators that are still there stay, of its properties only `keeps`.
+    """
+    if graph is program.graph:
+        return program
+    constraints = {n: rule for n, rule in program.constraints.items() if n in graph.op}
+    properties = program.properties & frozenset(keeps)
+    return Program(graph, constraints=constraints, properties=properties)
+
+
+class Bodies:
+    """Numbers bodies: equal ones get the same number. Shared objects are compared by identity
+    first, so that a graph of thousands of equal layers costs one comparison each.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Body, int] = {}
+        self._object: dict[int, tuple[Body, int]] = {}
+
+    def __call__(self, body: Body) -> int:
+        """The number of a body."""
+        if (known := self._object.get(id(body))) is None:
+            known = body, self._known.setdefault(body, len(self._known))
+            self._object[id(body)] = known
+        return known[1]
 
 
 class Names:
