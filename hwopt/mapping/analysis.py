@@ -58,7 +58,9 @@ class Analysis:
     def bytes_of(self, memory: str, column: str) -> float:
         """One column of `PER_LEVEL` for one memory, summed over operands."""
         return (
-            sum(getattr(flow, column) * self.bits[role] for role, flow in self.flows[memory].items())
+            sum(
+                getattr(flow, column) * self.bits[role] for role, flow in self.flows[memory].items()
+            )
             / 8
         )
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +25,16 @@ from hwopt.ir.program import Constraint
 from hwopt.mapping.analysis import OBJECTIVES, Analysis, Objective, leakage_watts, price
 from hwopt.mapping.mapping import Mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import Forest, solve
+from hwopt.mapping.search import Forest, improve, solve
 from hwopt.mapping.tables import ROWS, Factors, Space, build_space
 from hwopt.mapping.template import templates
 from hwopt.mapping.traffic import analyse, check_size
 from hwopt.quantities import show_bytes
 
 BUDGET = 60_000
-"""Boxes bounded per problem before the search stops with a stated gap."""
+"""Boxes bounded per kind of factors, besides local search, before the search stops with a stated gap."""
+DIVE, BETTERED, ROUNDS = 150, 12, 2
+"""Boxes of a dive (one per objective and template), dives bettered by local search, its rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +92,68 @@ def best_mapping(
     constraint = constraint or Constraint()
     stays = tuple(sorted((resident or {}).items()))
     kind: Factors = factors or ("perfect" if constraint.factors == "perfect" else "any")
-    spaces = spaces_of(
-        problem, skeleton(accelerator), freeze(constraint), conventions, stays, kind,
-        rows or ROWS[kind],
-    )  # fmt: skip
     machine, memories = machine_arrays(accelerator)
-    best, chosen, boxes, least = np.full(3, np.inf), None, 0, math.inf
-    ranked = _ranked(spaces, problem, machine, memories, objective)
-    for number, (space, forest) in enumerate(ranked):
-        found = np.zeros(len(space.tables), np.int64)
-        before = best.copy()
-        share = max(2000, (budget - boxes) // max(1, (len(ranked) - number) // 3))
-        used, left = solve(
-            forest.packed, float(problem.points), machine, memories, OBJECTIVES.index(objective),
-            best, found, share if np.isfinite(best[0]) else 50 * share,
+    numbers = (float(problem.points), machine, memories, OBJECTIVES.index(objective))
+    best, winner = np.full(3, np.inf), None
+    count, mappings, boxes, least = 0, 0, 0, math.inf
+    kinds: tuple[Factors, ...] = ("perfect",) if kind == "perfect" else ("perfect", "any")
+    for sizes in kinds:
+        spaces = spaces_of(
+            problem, skeleton(accelerator), freeze(constraint), conventions, stays, sizes,
+            rows or ROWS[sizes],
         )  # fmt: skip
-        boxes, least = boxes + used, min(least, left)
-        if not np.array_equal(before, best):
-            chosen = space, tuple(int(row) for row in found)
-    if chosen is None:
+        found = _search(spaces, numbers, best, budget)
+        winner = found.winner or winner
+        count, boxes, least = count + len(spaces), boxes + found.boxes, min(least, found.least)
+        mappings += sum(math.prod(len(t.chains) for t in s.tables) for s, _ in spaces)
+    if winner is None:
         raise _infeasible(problem, accelerator, dict(stays))
-    space, picked = chosen
+    space, picked = winner
     mapping = space.template.mapping(space.tiles(picked), problem.sizes)
     analysis = analyse(problem, mapping, accelerator, conventions, dict(stays))
     paid = price(analysis.row(accelerator), accelerator, problem.points)
     exhausted = not least < best[0]
-    certificate = Certificate(
-        len(spaces), sum(math.prod(len(t.chains) for t in s.tables) for s, _ in spaces), boxes,
-        exhausted, 0.0 if exhausted else 1 - least / float(best[0]),
-    )  # fmt: skip
+    gap = 0.0 if exhausted else 1 - least / float(best[0])
+    certificate = Certificate(count, mappings, boxes, exhausted, gap)
     return Best(mapping, analysis, paid.seconds, paid.joules, paid.bound, certificate)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search of some spaces bettered (None: nothing), and how far it looked."""
+
+    winner: tuple[Space, tuple[int, ...]] | None
+    boxes: int
+    least: float
+
+
+def _search(
+    spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers,
+    best: npt.NDArray[np.float64], budget: int,
+) -> _Found:  # fmt: skip
+    """Lower `best` by dives, local search, then branch and bound of every space in turn."""
+    winner = None
+    least = math.inf
+    starts, boxes = _start(spaces, numbers)
+    for key, number, found in starts:
+        if tuple(key) < tuple(best):
+            best[:], winner = key, (number, found)
+    order = list(dict.fromkeys(number for _, number, _ in starts))
+    order += [number for number in range(len(spaces)) if number not in order]
+    for number in order:
+        space, forest = spaces[number]
+        found = np.zeros(len(space.tables), np.int64)
+        before = best.copy()
+        share = budget // len(spaces)
+        share = share if np.isfinite(best[0]) else 50 * BUDGET
+        used, left = solve(forest.packed, *numbers, best, found, share)
+        boxes, least = boxes + used, min(least, left)
+        if not np.array_equal(before, best):
+            winner = number, found
+    if winner is None:
+        return _Found(None, boxes, least)
+    number, found = winner
+    return _Found((spaces[number][0], tuple(int(row) for row in found)), boxes, least)
 
 
 def skeleton(accelerator: Accelerator) -> str:
@@ -169,20 +204,29 @@ def machine_arrays(
     return machine, memories
 
 
-def _ranked(
-    spaces: tuple[tuple[Space, Forest], ...], problem: Problem,
-    machine: npt.NDArray[np.float64], memories: npt.NDArray[np.float64], objective: Objective,
-) -> list[tuple[Space, Forest]]:  # fmt: skip
-    """Spaces, most promising first: by what a short dive into each one finds."""
-    keys = []
+Numbers: TypeAlias = tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64], int]
+Start: TypeAlias = tuple[npt.NDArray[np.float64], int, npt.NDArray[np.int64]]
+"""Key (objective, seconds, joules), number of the space, row per table."""
+
+
+def _start(spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers) -> tuple[list[Start], int]:
+    """Short dives into every space, one per objective; local search from the best of them.
+
+    Returns the results, best first, and the boxes bounded.
+    """
+    starts: list[Start] = []
+    boxes, objective = 0, numbers[3]
     for number, (space, forest) in enumerate(spaces):
-        best, found = np.full(3, np.inf), np.zeros(len(space.tables), np.int64)
-        solve(
-            forest.packed, float(problem.points), machine, memories, OBJECTIVES.index(objective),
-            best, found, 300,
-        )  # fmt: skip
-        keys.append((*best, number))
-    return [spaces[int(key[3])] for key in sorted(keys)]
+        for other in range(len(OBJECTIVES)):
+            key, found = np.full(3, np.inf), np.zeros(len(space.tables), np.int64)
+            boxes += solve(forest.packed, *numbers[:3], other, key, found, DIVE)[0]
+            if np.isfinite(key[0]):
+                key[0] = (key[1], key[2], key[1] * key[2])[objective]
+                starts.append((key, number, found))
+    starts.sort(key=lambda start: (*start[0], start[1]))
+    for key, number, found in starts[:BETTERED]:
+        boxes += improve(spaces[number][1].packed, *numbers, key, found, ROUNDS)
+    return sorted(starts, key=lambda start: (*start[0], start[1])), boxes
 
 
 def _infeasible(

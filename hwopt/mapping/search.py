@@ -30,31 +30,34 @@ class Forest:
 
     def __init__(self, space: Space) -> None:
         trees = []
+        order = np.argsort(~(space.forms < 0).any(axis=0), kind="stable")  # subtracted ones first
+        forms, whole = space.forms[:, order], space.whole[order]
+        negative = (forms < 0).any(axis=0)
+        pad = np.zeros(space.weights.shape[1] + len(space.rooms), np.bool_)
         self.roots = np.zeros(len(space.tables), np.int64)
         offset = 0
         for number, table in enumerate(space.tables):
-            changed = np.where(space.whole, table.wanted, table.wanted - table.kept)
-            new = np.where(space.whole, table.wanted, changed - table.overlap)
-            kept = np.where(space.whole, 0.0, table.kept)
+            wanted, kept = table.wanted[:, order], np.where(whole, 0.0, table.kept[:, order])
+            changed = wanted - kept
+            new = np.where(whole, wanted, changed - table.overlap[:, order])
             columns = np.hstack([changed, new, kept, table.extents, table.uses])
-            tree = _grow(np.ascontiguousarray(columns))
-            lo, hi, left, right, row, width = tree
-            left, right = np.where(left < 0, -1, left + offset), np.where(
-                right < 0, -1, right + offset
-            )
-            trees.append((lo, hi, left, right, row, width))
+            rows = undominated(columns, np.concatenate([np.tile(negative, 3), pad]))
+            lo, hi, left, right, row, width = _grow(np.ascontiguousarray(columns[rows]))
+            left = np.where(left < 0, -1, left + offset)
+            right = np.where(right < 0, -1, right + offset)
+            trees.append((lo, hi, left, right, np.where(row < 0, -1, rows[row]), width))
             self.roots[number] = offset
             offset += len(row)
         parts = list(zip(*trees, strict=True))
         self.lo, self.hi, self.left, self.right, self.row, self.width = (
             np.ascontiguousarray(np.concatenate(part)) for part in parts
         )
-        self.whole = space.whole
+        self.whole = np.where(whole, 0.0, 1.0)
         self.shape = np.array(
-            [len(space.whole), space.weights.shape[1], len(space.rooms)], np.int64
+            [len(whole), space.weights.shape[1], len(space.rooms), negative.sum()], np.int64
         )
         start, term, coefficient = [0], [], []
-        for form in space.forms:
+        for form in forms:
             for t in np.flatnonzero(form):
                 term.append(int(t))
                 coefficient.append(float(form[t]))
@@ -62,17 +65,54 @@ class Forest:
         self.start = np.array(start, np.int64)
         self.term = np.array(term, np.int64)
         self.coefficient = np.array(coefficient)
-        self.negative = np.array((space.forms < 0).any(axis=0))
         self.weights, self.fixed, self.rooms = space.weights, space.fixed, space.rooms
+        self.floors = space.floors
 
     @property
     def packed(self) -> tuple[npt.NDArray[Any], ...]:
         """Arguments of the compiled functions."""
         return (
             self.lo, self.hi, self.left, self.right, self.row, self.width, self.roots, self.whole,
-            self.shape, self.start, self.term, self.coefficient, self.negative, self.weights,
-            self.fixed, self.rooms,
+            self.shape, self.start, self.term, self.coefficient, self.weights, self.fixed, self.rooms,
+            self.floors,
         )  # fmt: skip
+
+
+def undominated(
+    columns: npt.NDArray[np.float64], equal: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Rows that no other row beats: at most it in every column, the same where `equal`.
+
+    Counts of a mapping grow with every column but those that are subtracted somewhere, so a row
+    that is beaten is never needed. Of equal rows the first stays. Sorted by row number.
+    """
+    varying = np.flatnonzero(columns.max(axis=0) > columns.min(axis=0))
+    order = np.lexsort((np.arange(len(columns)), np.log1p(columns).sum(axis=1)))
+    chosen = np.ascontiguousarray(columns[order][:, varying])
+    return np.sort(order[_undominated(chosen, equal[varying])])
+
+
+@njit(cache=True)
+def _undominated(columns: Any, equal: Any) -> Any:
+    rows, count = columns.shape
+    kept = np.empty(rows, np.int64)
+    found = 0
+    for i in range(rows):
+        beaten = False
+        for k in range(found - 1, -1, -1):
+            j = kept[k]
+            below = True
+            for c in range(count):
+                if columns[j, c] > columns[i, c] or (equal[c] and columns[j, c] != columns[i, c]):
+                    below = False
+                    break
+            if below:
+                beaten = True
+                break
+        if not beaten:
+            kept[found] = i
+            found += 1
+    return kept[:found]
 
 
 @njit(cache=True)
@@ -121,17 +161,37 @@ def _grow(columns: Any) -> Any:
 
 
 @njit(cache=True)
+def _terms(
+    values: Any, box: Any, begin: int, end: int, terms: int, whole: Any, work: Any, out: Any
+) -> None:
+    """Terms `begin` to `end` of a box from the least (or largest) values of its parts."""
+    kept, one, new, total = work[0], work[1], work[2], work[3]
+    for t in range(begin, end):
+        kept[t], one[t], new[t], total[t] = 1.0, 0.0, 0.0, 1.0
+    for p in range(box.size):
+        row = values[box[p]]
+        for t in range(begin, end):
+            c, n, k = row[t], row[terms + t], row[2 * terms + t]
+            one[t] = one[t] * k + kept[t] * c
+            new[t] = new[t] * k + kept[t] * n
+            kept[t] = kept[t] * k
+            total[t] = total[t] * (c + k)
+    for t in range(begin, end):
+        out[t] = total[t] - whole[t] * (kept[t] + one[t] - new[t])
+
+
+@njit(cache=True)
 def _bound(
-    box: Any, points: float, lo: Any, hi: Any, whole: Any, shape: Any, start: Any, term: Any,
-    coefficient: Any, negative: Any, weights: Any, fixed: Any, rooms: Any, low: Any, high: Any,
-    row: Any,
+    box: Any, points: float, limits: Any, lo: Any, hi: Any, whole: Any, shape: Any, start: Any,
+    term: Any, coefficient: Any, weights: Any, fixed: Any, rooms: Any, floors: Any, work: Any, row: Any,
 ) -> bool:  # fmt: skip
     """Least value of every column of the box (`row`, in bytes); False if it cannot be built.
 
     `row` = steps, then per memory footprint, busiest read, busiest write, total read and write.
+    `limits[m]`: bytes that memory `m` may hold at most; `floors`: see `Space`. Subtracted terms come first in the tables.
     """
-    terms, footprints, dims = shape[0], shape[1], shape[2]
-    parts = box.size
+    terms, footprints, dims, negative = shape[0], shape[1], shape[2], shape[3]
+    parts, memories = box.size, fixed.size
     base = 3 * terms + footprints
     copies = 1.0
     for d in range(dims):
@@ -142,31 +202,6 @@ def _bound(
         if least > rooms[d]:
             return False
         copies *= min(most, rooms[d])
-    for t in range(terms):
-        kept, one, new, all_ = 1.0, 0.0, 0.0, 1.0
-        for p in range(parts):
-            c, n, k = lo[box[p], t], lo[box[p], terms + t], lo[box[p], 2 * terms + t]
-            one, new = one * k + kept * c, new * k + kept * n
-            kept, all_ = kept * k, all_ * (c + k)
-        low[t] = all_ if whole[t] else all_ - kept - one + new
-        if negative[t]:
-            kept, one, new, all_ = 1.0, 0.0, 0.0, 1.0
-            for p in range(parts):
-                c, n, k = hi[box[p], t], hi[box[p], terms + t], hi[box[p], 2 * terms + t]
-                one, new = one * k + kept * c, new * k + kept * n
-                kept, all_ = kept * k, all_ * (c + k)
-            high[t] = all_ if whole[t] else all_ - kept - one + new
-    memories = fixed.size
-    for column in range(1 + 4 * memories):
-        value = 0.0
-        for i in range(start[column], start[column + 1]):
-            if coefficient[i] > 0:
-                value += coefficient[i] * low[term[i]]
-            else:
-                value += coefficient[i] * high[term[i]]
-        at = 0 if column == 0 else 2 + (column - 1) % 4 + 5 * ((column - 1) // 4)
-        row[at] = max(value, 0.0) / 8.0
-    row[0] = max(row[0], np.ceil(points / copies))
     for m in range(memories):
         total = fixed[m]
         for f in range(footprints):
@@ -176,6 +211,21 @@ def _bound(
                     size *= lo[box[p], 3 * terms + f]
                 total += size
         row[1 + 5 * m] = total / 8.0
+        if row[1 + 5 * m] > limits[m]:
+            return False
+    low, high = work[4], work[5]
+    _terms(lo, box, 0, terms, terms, whole, work, low)
+    _terms(hi, box, 0, negative, terms, whole, work, high)
+    for column in range(1 + 4 * memories):
+        value = 0.0
+        for i in range(start[column], start[column + 1]):
+            if coefficient[i] > 0:
+                value += coefficient[i] * low[term[i]]
+            else:
+                value += coefficient[i] * high[term[i]]
+        at = 0 if column == 0 else 2 + (column - 1) % 4 + 5 * ((column - 1) // 4)
+        row[at] = max(value, floors[column]) / 8.0
+    row[0] = max(row[0], np.ceil(points / copies))
     return True
 
 
@@ -233,14 +283,15 @@ def solve(
     Returns the boxes bounded and the least objective of what was left unexplored (infinite when
     the search is exhausted: `best` is then optimal in this space).
     """
-    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, negative,
-     weights, fixed, rooms) = packed  # fmt: skip
+    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
+     fixed, rooms, floors) = packed  # fmt: skip
     parts = roots.size
     depth = 64 * parts + 8
     stack = np.empty((depth, parts), np.int64)
     keys = np.empty((depth, 3))
-    low, high = np.zeros(shape[0]), np.zeros(shape[0])
+    work = np.zeros((6, shape[0]))
     row = np.zeros(1 + 5 * fixed.size)
+    limits = memories[:, 0].copy()
     box, key = np.empty(parts, np.int64), np.empty((2, 3))
     stack[0] = roots
     keys[0] = 0.0
@@ -262,14 +313,11 @@ def solve(
             nodes += 1
             key[child] = np.inf
             if _bound(
-                box, points, lo, hi, whole, shape, start, term, coefficient, negative, weights,
-                fixed, rooms, low, high, row,
+                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
+                fixed, rooms, floors, work, row,
             ):  # fmt: skip
                 seconds, joules = _price(row, machine, memories, points)
-                key[child, 1], key[child, 2] = seconds, joules
-                key[child, 0] = seconds if objective == 0 else joules
-                if objective == 2:
-                    key[child, 0] = seconds * joules
+                _key(key[child], objective, seconds, joules)
         first = 1 if _better(key[0], key[1]) else 0  # pushed first, popped last
         for turn in range(2):
             child = first if turn == 0 else 1 - first
@@ -282,6 +330,92 @@ def solve(
         if _better(keys[i], best):
             least = min(least, keys[i, 0])
     return nodes, least
+
+
+@njit(cache=True)
+def improve(
+    packed: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
+    found: Any, rounds: int,
+) -> int:  # fmt: skip
+    """Better `best` and `found` by local search; returns the mappings priced.
+
+    Each round tries every row of each part, one part at a time, until nothing gets better, then
+    pseudo-random rows of two parts at once (trading capacity or copies between them).
+    """
+    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
+     fixed, rooms, floors) = packed  # fmt: skip
+    parts = roots.size
+    work, row = np.zeros((6, shape[0])), np.zeros(1 + 5 * fixed.size)
+    limits = memories[:, 0].copy()
+    leaves, first = np.empty(leaf.size, np.int64), np.zeros(parts + 1, np.int64)
+    box, key, tried = np.empty(parts, np.int64), np.empty(3), 0
+    count = 0
+    for p in range(parts):
+        end = roots[p + 1] if p + 1 < parts else leaf.size
+        for node in range(roots[p], end):
+            if leaf[node] >= 0:
+                leaves[count] = node
+                if leaf[node] == found[p]:
+                    box[p] = node
+                count += 1
+        first[p + 1] = count
+    seed = 12345
+    for _ in range(rounds):
+        moved = True
+        while moved:
+            moved = False
+            for p in range(parts):
+                here = box[p]
+                for i in range(first[p], first[p + 1]):
+                    box[p] = leaves[i]
+                    tried += 1
+                    if not _bound(
+                        box, points, limits, lo, hi, whole, shape, start, term, coefficient,
+                        weights, fixed, rooms, floors, work, row,
+                    ):  # fmt: skip
+                        continue
+                    seconds, joules = _price(row, machine, memories, points)
+                    _key(key, objective, seconds, joules)
+                    if _better(key, best):
+                        best[:], here, moved = key, box[p], True
+                box[p] = here
+        if parts < 2:
+            break
+        for _ in range(1500):
+            seed = (seed * 1103515245 + 12345) % 2147483648
+            p = (seed >> 8) % parts
+            q = (p + 1 + (seed >> 16) % (parts - 1)) % parts
+            seed = (seed * 1103515245 + 12345) % 2147483648
+            one = leaves[first[p] + (seed >> 4) % (first[p + 1] - first[p])]
+            seed = (seed * 1103515245 + 12345) % 2147483648
+            two = leaves[first[q] + (seed >> 4) % (first[q + 1] - first[q])]
+            old, other = box[p], box[q]
+            box[p], box[q] = one, two
+            tried += 1
+            better = False
+            if _bound(
+                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
+                fixed, rooms, floors, work, row,
+            ):  # fmt: skip
+                seconds, joules = _price(row, machine, memories, points)
+                _key(key, objective, seconds, joules)
+                better = _better(key, best)
+            if better:
+                best[:] = key
+            else:
+                box[p], box[q] = old, other
+    for p in range(parts):
+        found[p] = leaf[box[p]]
+    return tried
+
+
+@njit(cache=True)
+def _key(key: Any, objective: int, seconds: float, joules: float) -> None:
+    """Objective (0 latency, 1 energy, 2 their product), seconds, joules."""
+    key[0] = joules if objective == 1 else seconds
+    if objective == 2:
+        key[0] = seconds * joules
+    key[1], key[2] = seconds, joules
 
 
 @njit(cache=True)
@@ -309,14 +443,18 @@ def front(
     Footprints are rounded up to it in `archive`, which is compared in `columns`, not in `exact`.
     `found[i]` = -1 (the caller numbers the space), then a table row per part. Stops when full.
     """
-    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, negative,
-     weights, fixed, rooms) = packed  # fmt: skip
+    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
+     fixed, rooms, floors) = packed  # fmt: skip
     parts = roots.size
     depth = 64 * parts + 8
     stack = np.empty((depth, parts), np.int64)
     bounds = np.empty((depth, archive.shape[1]))
-    low, high = np.zeros(shape[0]), np.zeros(shape[0])
+    work = np.zeros((6, shape[0]))
     rows = np.zeros((2, 1 + 5 * fixed.size))
+    limits = np.full(fixed.size, np.inf)
+    for m in range(fixed.size):
+        if ends[m] > 0:
+            limits[m] = grid[m, ends[m] - 1]
     score = np.empty(2)
     box = np.empty(parts, np.int64)
     stack[0] = roots
@@ -346,8 +484,8 @@ def front(
                 return count, nodes, False
             archive[count] = bounds[top]
             _bound(
-                box, points, lo, hi, whole, shape, start, term, coefficient, negative, weights,
-                fixed, rooms, low, high, exact[count],
+                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
+                fixed, rooms, floors, work, exact[count],
             )  # fmt: skip
             for p in range(parts):
                 found[count, 1 + p] = leaf[box[p]]
@@ -360,8 +498,8 @@ def front(
             nodes += 1
             score[child] = np.inf
             if not _bound(
-                box, points, lo, hi, whole, shape, start, term, coefficient, negative, weights,
-                fixed, rooms, low, high, rows[child],
+                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
+                fixed, rooms, floors, work, rows[child],
             ):  # fmt: skip
                 continue
             if _round_up(rows[child], grid, ends):

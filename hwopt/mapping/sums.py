@@ -84,9 +84,7 @@ def plain_sum(kinds: Any, tiles: Any, size: int) -> tuple[int, int, int]:
                     if alone > 0:
                         found = _put(then, found, tile, 0, alone * still, alone * moved)
                 if rest > 0:
-                    found = _put(
-                        then, found, rest, edge if both == full else 0, still, moved
-                    )
+                    found = _put(then, found, rest, edge if both == full else 0, still, moved)
         now, then, classes = then, now, found
     wanted, kept, states = 0, 0, 0
     for c in range(classes):

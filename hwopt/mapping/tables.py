@@ -24,7 +24,7 @@ from hwopt.mapping.mapping import Keep, Spread
 from hwopt.mapping.plan import Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.template import Template
-from hwopt.mapping.traffic import chain_sums, padded
+from hwopt.mapping.traffic import chain_sums, padded, touched
 from hwopt.mapping.mapping import Mapping
 
 Factors: TypeAlias = Literal["any", "perfect"]
@@ -60,14 +60,15 @@ def parts_of(problem: Problem, conventions: Conventions) -> list[tuple[str, ...]
             classes.append(set().union(*joined))
     order = [axis.name for axis in problem.axes]
     return sorted(
-        (tuple(name for name in order if name in c) for c in classes), key=lambda c: order.index(c[0])
+        (tuple(name for name in order if name in c) for c in classes),
+        key=lambda c: order.index(c[0]),
     )
 
 
 @lru_cache(maxsize=1 << 14)
 def sizes_of(extent: int, factors: Factors, most: int) -> tuple[int, ...]:
     """Tile sizes to try along an extent, largest first: divisors, or every smallest size of its
-    count of tiles (`ceil(extent / n)`), thinned evenly to `most` besides the divisors of any.
+    count of tiles (`ceil(extent / n)`), thinned evenly to `most`, divisors last.
     """
     divisors = {d for n in range(1, math.isqrt(extent) + 1) if extent % n == 0
                 for d in (n, extent // n)}  # fmt: skip
@@ -85,10 +86,19 @@ def sizes_of(extent: int, factors: Factors, most: int) -> tuple[int, ...]:
         found = sorted(quotients | divisors, reverse=True)
     if len(found) <= most:
         return tuple(found)
-    best = [d for d in found if d in divisors]
-    pool = best if len(best) > most else found
-    step = (len(pool) - 1) / (most - 1)
-    return tuple(dict.fromkeys(pool[round(i * step)] for i in range(most)))
+    exact = [size for size in found if size in divisors]
+    rest = [size for size in found if size not in divisors]
+    if len(exact) >= most:
+        return _thinned(exact, most)
+    return tuple(sorted((*exact, *_thinned(rest, most - len(exact))), reverse=True))
+
+
+def _thinned(sizes: list[int], most: int) -> tuple[int, ...]:
+    """`most` of the sizes, evenly, with the first and the last."""
+    if most == 1:
+        return (sizes[len(sizes) // 2],)
+    step = (len(sizes) - 1) / (most - 1)
+    return tuple(dict.fromkeys(sizes[round(i * step)] for i in range(most)))
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,7 @@ class Slot:
     largest: int
 
 
-def slots_of(
-    axis: str, size: int, template: Template, constraint: Constraint
-) -> tuple[Slot, ...]:
+def slots_of(axis: str, size: int, template: Template, constraint: Constraint) -> tuple[Slot, ...]:
     """The nodes of a template that cut an axis, with the tile limits of a constraint."""
     limits = {memory: dict(tiles) for memory, tiles in constraint.tile}
     slots: list[Slot] = []
@@ -162,6 +170,7 @@ class Space:
     Column `c` of a row is `sum_t forms[c, t] * term_t`, in bytes times 8 (`steps`: steps times 8).
     `whole[t]`: all that is wanted counts; else what transitions fetch. Memory `m`'s footprint is
     `fixed[m] + sum over footprints of weights[m, f] * product of extents`, in bits.
+    `floors[c]`: least value of column `c`: each element is moved once at least.
     """
 
     template: Template
@@ -172,6 +181,7 @@ class Space:
     weights: Floats
     fixed: Floats
     rooms: Floats
+    floors: Floats
 
     def tiles(self, rows: tuple[int, ...]) -> tuple[int, ...]:
         """Tiles at the template's nodes for one row of each table."""
@@ -209,6 +219,13 @@ def build_space(
         column = 1 + 4 * memories.index(memory) + names.index(name)
         for term, coefficient in form.items():
             forms[column, term] += coefficient * problem.operand[role].bits
+    floors, copies = np.zeros(len(forms)), dict(above(accelerator))
+    for (memory, role, name), form in plan.columns.items():
+        again = role == "output" and name.endswith("read") and memory == _outermost(plan, role)
+        if form and not again and (name.startswith("total") or not copies[memory]):
+            floors[1 + 4 * memories.index(memory) + names.index(name)] += (
+                touched(problem, role, conventions) * problem.operand[role].bits
+            )
     weights = np.zeros((len(memories), len(footprints)))
     for number, (memory, role) in enumerate(footprints):
         weights[memories.index(memory), number] = problem.operand[role].bits
@@ -226,8 +243,13 @@ def build_space(
     )  # fmt: skip
     return Space(
         template, plan, tables, whole[used], np.ascontiguousarray(forms[:, used]), weights,
-        fixed, np.array([float(size) for _, size in dims]),
+        fixed, np.array([float(size) for _, size in dims]), floors,
     )  # fmt: skip
+
+
+def _outermost(plan: Plan, role: OperandRole) -> str:
+    """The first memory that keeps an operand: where its partial sums have no value at first."""
+    return next(memory for memory, kept in plan.footprints if kept == role)
 
 
 def _table(
@@ -325,6 +347,4 @@ def _values(
             full, cut = padded(plan, sizes, tuple(int(t) for t in tiles[row]))
             tiles[row] = cut
             grown[row] = [full[axis] for axis in part]
-    return {
-        n: chain_sums(plan.factors[n], problem, part, tiles, grown, conventions) for n in mine
-    }
+    return {n: chain_sums(plan.factors[n], problem, part, tiles, grown, conventions) for n in mine}

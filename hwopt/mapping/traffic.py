@@ -22,7 +22,7 @@ from hwopt.ir.access import MAX_COUNT, Axis
 from hwopt.mapping.analysis import Analysis, Flow
 from hwopt.mapping.analysis import row_columns as row_columns
 from hwopt.mapping.mapping import Keep, Mapping
-from hwopt.mapping.plan import Factor, Plan, above, make_plan, structure
+from hwopt.mapping.plan import Factor, Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.sums import plain_batch, shared_batch
 from hwopt.mapping.verify import verify_mapping
@@ -126,13 +126,25 @@ def evaluate(
     return _sums(factor, cuts, extents, originals, conventions)
 
 
+def touched(problem: Problem, role: OperandRole, conventions: Conventions) -> int:
+    """Distinct elements of an operand that the problem uses."""
+    total = 1
+    for group in groups_of(problem.operand[role], problem, conventions):
+        empty = tuple(() for _ in group.axes)
+        factor = Factor(group.axes, empty, empty, group, conventions.padding == "free")
+        total *= evaluate(factor, problem, problem.sizes, (), conventions)[0]
+    return total
+
+
 @lru_cache(maxsize=1 << 16)
 def _sums(
     factor: Factor, cuts: tuple[tuple[int, ...], ...], extents: tuple[int, ...],
     originals: tuple[int, ...], conventions: Conventions,
 ) -> Sums:  # fmt: skip
     """`chain_sums` of a single row, remembered."""
-    places = [range(sum(map(len, cuts[:a])), sum(map(len, cuts[: a + 1]))) for a in range(len(cuts))]
+    places = [
+        range(sum(map(len, cuts[:a])), sum(map(len, cuts[: a + 1]))) for a in range(len(cuts))
+    ]
     local = replace(factor, nodes=tuple(tuple(place) for place in places))
     axes = tuple(Axis(name, size) for name, size in zip(factor.axes, originals, strict=True))
     tiles = np.array([[tile for cut in cuts for tile in cut]], np.int64)

@@ -53,9 +53,7 @@ def verify_mapping(problem: Problem, mapping: Mapping, accelerator: Accelerator)
     _verify_end(extent, used, kept, accelerator, roles)
 
 
-def _verify_top(
-    mapping: Mapping, accelerator: Accelerator, roles: tuple[OperandRole, ...]
-) -> None:
+def _verify_top(mapping: Mapping, accelerator: Accelerator, roles: tuple[OperandRole, ...]) -> None:
     outer, found = accelerator.memories[0].name, set[OperandRole]()
     for node in mapping.nodes:
         if not isinstance(node, Keep) or node.memory != outer:
