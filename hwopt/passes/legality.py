@@ -73,5 +73,5 @@ def circular_groups(graph: Graph, groups: tuple[Group, ...]) -> list[str]:
                     quotient.add_edge(other, node)
     if nx.is_directed_acyclic_graph(quotient):
         return []
-    circles: list[set[str]] = list(nx.strongly_connected_components(quotient))
-    return sorted(max(circles, key=len))
+    circles = [sorted(part) for part in nx.strongly_connected_components(quotient)]
+    return max(circles, key=len)
