@@ -53,8 +53,8 @@ def trace(
 
     `model`: a library name, an `nn.Module`, a Hugging Face folder or config.json, an .onnx file, or
     "package.module:factory" (a function that returns a module, or a module and its inputs).
-    `inputs`: for a module or factory, a tensor, a tuple or a dict; meta tensors do. Else they follow
-    from the model, `batch` and `seq` (tokens; in decode mode: tokens already cached). `overrides`
+    `inputs`: for a module or factory, a tensor, a tuple or a dict; meta tensors do. Else they
+    follow from the model, `batch` and `seq` (tokens; in decode mode: tokens cached). `overrides`
     are knobs of library models and keys of a configuration. `unsupported`: "error", or "opaque" to
     price unknown operators as memory traffic. `optimizer`: "adamw", "sgd" or "none". `cache=False`
     neither reads nor writes the graphs kept on disk; `expand=False` traces every block.

@@ -210,9 +210,8 @@ class _Converter:
             return {0: self._results[node]}
         chosen = {}
         for user in node.users:
-            if user.target is operator.getitem:
-                if user in self._results:
-                    chosen[int(user.args[1])] = self._results[user]  # type: ignore[arg-type]
+            if user.target is operator.getitem and user in self._results:
+                chosen[int(user.args[1])] = self._results[user]  # type: ignore[arg-type]
         return chosen
 
     def _bind(self, node: fx.Node, source: Source) -> dict[str, Argument]:

@@ -52,7 +52,8 @@ class _Expansion:
         ops = self._sequence(self._graph.ops, lambda op: op.name, self._op)
         outputs = self._sequence(self._graph.outputs, lambda name: name, self._name)
         for name in outputs:
-            self._tensors.setdefault(name, self._graph.tensor.get(name) or self._missing(name))
+            if name not in self._tensors:
+                self._tensors[name] = self._source(name)
         return assemble(self._graph.name, self._tensors, ops, outputs, parameters)
 
     def _sequence(
@@ -90,8 +91,10 @@ class _Expansion:
         if [rename(item, shift) for item in second] != third:
             raise MismatchError("blocks 1 and 2 differ")
         blocks = [[rename(item, {0: 0, 1: 1}) for item in first]]
-        for number in range(1, self._count - 1):
-            blocks.append([rename(i, {0: number - 1, 1: number, 2: number + 1}) for i in second])
+        blocks += [
+            [rename(item, {0: number - 1, 1: number, 2: number + 1}) for item in second]
+            for number in range(1, self._count - 1)
+        ]
         end = {_LAST - 1: self._count - 2, _LAST: self._count - 1}
         blocks.append([rename(item, end) for item in last])
         return [item for block in (reversed(blocks) if descending else blocks) for item in block]
@@ -128,5 +131,8 @@ class _Expansion:
             raise MismatchError(f"{new} has two shapes")
         return new
 
-    def _missing(self, name: str) -> Tensor:
-        raise MismatchError(f"output {name} is not written")
+    def _source(self, name: str) -> Tensor:
+        """An output that no operator touches."""
+        if name not in self._graph.tensor:
+            raise MismatchError(f"output {name} is not written")
+        return self._graph.tensor[name]
