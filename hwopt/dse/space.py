@@ -7,7 +7,7 @@ of values is a free knob, a single value a fixed one:
     models:
       - model: resnet50
       - {model: opt-125m, name: lm, mode: prefill, seq: 128,
-         knobs: {width: [512, 768, 1024], depth: [6, 12, 24], heads: {of: width, by: 64}},
+         knobs: {width: [512, 768, 1024], depth: [6, 12, 24]},
          quality: {source: besiroglu, tokens: 2.0e10}}
     hardware: {template: systolic, knobs: {rows: [8, 16, 32], clock: 700 MHz}}
     objectives: [latency, energy, area, quality]
@@ -48,15 +48,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Tied(Section):
-    """A knob that follows another of the same owner: the value of `of` divided by `by`."""
-
-    of: str
-    by: int = Field(default=1, ge=1)
-
-
-Choice: TypeAlias = int | float | str | tuple[Value, ...] | Tied
-"""A fixed value, a list of values to search, or a value tied to another knob."""
+Choice: TypeAlias = int | float | str | tuple[Value, ...]
+"""A fixed value, or a list of values to search."""
 
 
 class ModelChoice(Section):
@@ -133,7 +126,7 @@ class DesignSpace(Section):
             )  # fmt: skip
         for model in self.models:
             for name, choice in model.knobs.items():
-                _check_choice(choice, model.knobs, f"models.{model.label}.knobs.{name}")
+                _check_choice(choice, f"models.{model.label}.knobs.{name}")
         return self
 
     @cached_property
@@ -166,12 +159,10 @@ class DesignSpace(Section):
             if name not in knobs:
                 raise StudyError("the template has no such knob", where=where,
                                  allowed=", ".join(knobs))  # fmt: skip
-            if isinstance(choice, Tied):
-                raise StudyError("a hardware knob cannot be tied", where=where)
             wanted = choice if isinstance(choice, tuple) else (choice,)
             # as the template writes them: "0.7 GHz" and "700 MHz" are one value
             allowed[name] = tuple(knobs[name].values[knobs[name].code(value)] for value in wanted)
-            _check_choice(allowed[name], {}, where)
+            _check_choice(allowed[name], where)
         return allowed
 
     def template_codes(self, codes: Codes) -> Codes:
@@ -199,23 +190,17 @@ class DesignSpace(Section):
         return math.prod(len(knob.values) for knob in self.knobs)
 
     def decode(self, codes: Sequence[int] | Codes) -> dict[str, dict[str, Value]]:
-        """One design as values by owner and knob, fixed and tied knobs included."""
+        """One design as values by owner and knob, fixed knobs included."""
         design: dict[str, dict[str, Value]] = {
             HARDWARE: {name: values[0] for name, values in self.hardware_values.items()}
         }
         for model in self.models:
-            fixed = {n: c for n, c in model.knobs.items() if not isinstance(c, Tied)}
             design[model.label] = {
                 name: choice[0] if isinstance(choice, tuple) else choice
-                for name, choice in fixed.items()
+                for name, choice in model.knobs.items()
             }
         for knob, code in zip(self.knobs, codes, strict=True):
             design[knob.owner][knob.name] = knob.values[int(code)]
-        for model in self.models:
-            values = design[model.label]
-            for name, choice in model.knobs.items():
-                if isinstance(choice, Tied):
-                    values[name] = _tied(choice, values, f"models.{model.label}.knobs.{name}")
         return design
 
     def encode(self, design: Mapping[str, Mapping[str, Value]]) -> tuple[int, ...]:
@@ -252,25 +237,12 @@ class DesignSpace(Section):
         return np.ascontiguousarray(grids.T).reshape(self.size, len(self.counts))
 
 
-def _check_choice(choice: Choice, siblings: Mapping[str, Choice], where: str) -> None:
-    if isinstance(choice, Tied):
-        other = siblings.get(choice.of)
-        if other is None or isinstance(other, Tied):
-            raise StudyError("tied to a knob that is not there", where=where, value=choice.of,
-                             allowed=", ".join(siblings))  # fmt: skip
-    elif isinstance(choice, tuple):
+def _check_choice(choice: Choice, where: str) -> None:
+    if isinstance(choice, tuple):
         if not choice:
             raise StudyError("a knob needs at least one value", where=where)
         if len(set(choice)) != len(choice):
             raise StudyError("a value is listed twice", where=where, value=list(choice))
-
-
-def _tied(choice: Tied, values: Mapping[str, Value], where: str) -> int:
-    base = values[choice.of]
-    if not isinstance(base, int) or base % choice.by:
-        raise StudyError(f"{choice.of} is not divisible", where=where, value=base,
-                         allowed=f"multiples of {choice.by}")  # fmt: skip
-    return base // choice.by
 
 
 class SearchOptions(Section):
