@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_COUNT = 2**53
 """Counts of one operator stay below this, so that float64 holds them exactly."""
@@ -114,6 +115,39 @@ class Access:
     def __str__(self) -> str:
         text = "[" + ", ".join(str(affine) for affine in self.index) + "]"
         return text if self.fill is None else f"{text} else {self.fill!r}"
+
+
+def touched_elements(access: Access, shape: tuple[int, ...], sizes: Mapping[str, int]) -> int:
+    """How many elements of a tensor of this shape an access touches over `0 <= axis < size`.
+
+    Exact where no axis moves two dimensions (a diagonal: at most the points of its axes); what
+    falls outside the tensor is not counted. A stride-2 1x1 convolution touches a quarter.
+    """
+    total = points = 1
+    for affine, extent in zip(access.index, shape, strict=True):
+        steps = tuple((c, sizes[name]) for name, c in affine.terms if sizes[name] > 1)
+        total *= _positions(steps, affine.offset, extent)
+    for name in access.axes:
+        points *= sizes[name]
+    return min(total, points)
+
+
+@lru_cache(maxsize=65536)
+def _positions(steps: tuple[tuple[int, int], ...], offset: int, extent: int) -> int:
+    """Distinct values within `[0, extent)` of `offset + sum(coefficient * i)`, `0 <= i < count`."""
+    low = offset + sum(min(0, c * (count - 1)) for c, count in steps)
+    high = offset + sum(max(0, c * (count - 1)) for c, count in steps)
+    reach, dense, points = 0, True, 1
+    for coefficient, count in sorted((abs(c), count) for c, count in steps):
+        dense &= coefficient <= reach + 1
+        reach += coefficient * (count - 1)
+        points *= count
+    if dense or points > 2**16:  # beyond that the span is an upper bound, and close
+        return max(0, min(high, extent - 1) - max(low, 0) + 1)
+    values = {offset}
+    for coefficient, count in steps:
+        values = {value + coefficient * i for value in values for i in range(count)}
+    return sum(0 <= value < extent for value in values)
 
 
 def parse_access(*index: str | int, fill: float | None = None) -> Access:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hwopt.ir.op import Op, Opaque
-from hwopt.ir.tensor import Tensor
+from hwopt.ir.access import touched_elements
+from hwopt.ir.op import Nest, Op, Opaque
+from hwopt.ir.tensor import DTYPE_BITS, Tensor
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -100,11 +101,14 @@ class Graph:
         if op.is_view:
             return 0
         tensors = [self.tensor[name] for name in (*op.reads, *op.writes)]
-        touched = getattr(op.body, "read_elements", ()) + getattr(op.body, "write_elements", ())
-        if not touched:
-            return sum(tensor.nbytes for tensor in dict.fromkeys(tensors))
-        per_element = [tensor.nbytes // max(1, tensor.elements) for tensor in tensors]
-        return sum(count * size for count, size in zip(touched, per_element, strict=True))
+        counts = _touched(op, tensors)
+        # A tensor read twice is read once, unless its parts add up to less.
+        by_name: dict[str, int] = {}
+        for tensor, count in zip(tensors, counts, strict=True):
+            by_name[tensor.name] = min(tensor.elements, by_name.get(tensor.name, 0) + count)
+        return sum(
+            count * DTYPE_BITS[self.tensor[name].dtype] // 8 for name, count in by_name.items()
+        )
 
     @property
     def saved_for_backward(self) -> tuple[Tensor, ...]:
@@ -155,3 +159,17 @@ class Graph:
                         view.add_edge(producer.name, op.name, tensors=[])
                     view.edges[producer.name, op.name]["tensors"].append(name)
         return view
+
+
+def _touched(op: Op, tensors: list[Tensor]) -> list[int]:
+    """Elements that an operator touches, per operand, reads before writes."""
+    body = op.body
+    if isinstance(body, Opaque):
+        return [tensor.elements for tensor in tensors]
+    if not isinstance(body, Nest):
+        return [*body.read_elements, *body.write_elements]
+    sizes, accesses = body.sizes, (*body.reads, body.write)
+    return [
+        tensor.elements if access is body.write else touched_elements(access, tensor.shape, sizes)
+        for access, tensor in zip(accesses, tensors, strict=True)
+    ]
