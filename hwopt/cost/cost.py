@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hwopt.cost.infeasibility import does_not_fit
 from hwopt.cost.reference import RowsOf, StageCost, TaskCost, price_table, total
 from hwopt.cost.tables import OpTable, Request, Stage
 from hwopt.cost.tasks import op_table
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 class Row:
     """One task of the program, all its repetitions together.
 
-    `bound` names what limits its longest stage: "compute", "vector" or a memory.
+    `bound` names what limits its longest stage: "compute", "vector", "launch" or the bandwidth of a
+    memory ("DRAM bandwidth").
     """
 
     name: str
@@ -70,7 +72,7 @@ class Cost:
     static_ops: tuple[str, ...] = ()
     is_bound: bool = False
     conventions: Conventions = NATIVE
-    objective: str = "latency"
+    objective: Objective = "latency"
 
     @property
     def area_m2(self) -> float:
@@ -215,8 +217,8 @@ def evaluate(
     """Price a program on an accelerator.
 
     `objective` is what each mapping and each choice of alternative minimises: "latency", "energy"
-    or "edp" (per task: a product is not a sum over tasks). Raises `InfeasibleError` with a report
-    when some task fits in no way.
+    or "edp" (per task: a product is not a sum over tasks). Raises `DoesNotFitError`, which reports
+    demand, bound and levers, when some task fits in no way.
     """
     if objective not in OBJECTIVES:
         raise HwoptError("unknown objective", value=objective, allowed=", ".join(OBJECTIVES))
@@ -228,11 +230,7 @@ def evaluate(
     tasks = price_table(table, machine, rows_of, objective)
     for cost in tasks:
         if not math.isfinite(cost.seconds):
-            report = reports[-1] if reports else None
-            raise InfeasibleError(
-                f"{cost.task.name} ({cost.task.kind}) does not fit", where=machine.name,
-                value=str(report) if report else None,
-            ) from report  # fmt: skip
+            raise does_not_fit(cost.task, machine, homes_of, reports)
     seconds, joules = total(tasks)
     return Cost(
         program.graph.name, machine, table, tasks, mappings, seconds, joules,

@@ -10,7 +10,8 @@ For a stage with traffic row `r` (steps, and per memory footprint, reads, writes
     joules  = sum(reads x energy + writes x energy) + MACs x energy + vector operations x energy
               + leakage x seconds
 
-where the side's outer bytes add to the outermost memory and its chip bytes to the vector unit's.
+where the side's outer bytes add to the outermost memory and its chip bytes to the vector unit's (no
+chip bytes on a machine whose vector unit works from the outermost memory).
 """
 
 from __future__ import annotations
@@ -98,21 +99,57 @@ class Machine:
 
 
 def _price_task(task: Task, machine: Machine, rows_of: RowsOf, objective: str) -> TaskCost:
-    best: TaskCost | None = None
-    best_key: tuple[float, ...] = ()
-    for alternative in task.alternatives:
-        stages = tuple(
-            price_stage(stage, machine, rows_of, objective) for stage in alternative.stages
-        )
-        seconds = sum(cost.seconds * cost.stage.count for cost in stages)
-        joules = sum(cost.joules * cost.stage.count for cost in stages)
-        infeasible = not math.isfinite(seconds)
-        order = (infeasible, alternative.tier, *key(objective, seconds, joules))
-        if best is None or order < best_key:
-            best = TaskCost(task, alternative, stages, seconds, joules)
-            best_key = order
-    assert best is not None, "a task has at least one alternative"
-    return best
+    """The best feasible chain of the lowest tier; infinite (the first way) when there is none."""
+    stages = [
+        tuple(price_stage(stage, machine, rows_of, objective) for stage in alternative.stages)
+        for alternative in task.alternatives
+    ]
+    for tier in sorted({alternative.tier for alternative in task.alternatives}):
+        chain = _best_chain(task, tier, stages, objective)
+        if chain is not None:
+            parts = [task.alternatives[index] for index in chain]
+            found = tuple(cost for index in chain for cost in stages[index])
+            whole = Alternative(_chain_label(parts), tuple(c.stage for c in found), tier)
+            return TaskCost(task, whole, found, *_sums(found))
+    return TaskCost(task, task.alternatives[0], stages[0], math.inf, math.inf)
+
+
+def _best_chain(
+    task: Task, tier: int, stages: Sequence[tuple[StageCost, ...]], objective: str
+) -> list[int] | None:
+    """Alternatives that cover the task from its first operator to its last, at the least cost.
+
+    A shortest path: `best[i]` is the cheapest way to carry out the first i operators.
+    """
+    best: list[tuple[float, float] | None] = [(0.0, 0.0)] + [None] * len(task.ops)
+    chains: list[list[int]] = [[] for _ in best]
+    for end in range(1, len(best)):
+        for index, alternative in enumerate(task.alternatives):
+            before = best[alternative.span[0]]
+            if alternative.tier != tier or alternative.span[1] != end or before is None:
+                continue
+            seconds, joules = _sums(stages[index])
+            if not math.isfinite(seconds):
+                continue
+            new = before[0] + seconds, before[1] + joules
+            old = best[end]
+            if old is None or key(objective, *new) < key(objective, *old):
+                best[end], chains[end] = new, [*chains[alternative.span[0]], index]
+    return chains[-1] if best[-1] is not None else None
+
+
+def _sums(stages: Sequence[StageCost]) -> tuple[float, float]:
+    seconds = sum(cost.seconds * cost.stage.count for cost in stages)
+    joules = sum(cost.joules * cost.stage.count for cost in stages)
+    return seconds, joules
+
+
+def _chain_label(parts: Sequence[Alternative]) -> str:
+    """How the task is carried out: its only way, or the operators of each run ("fused 3+1")."""
+    lengths = [end - first for first, end in (part.span for part in parts)]
+    if len(parts) == 1 or max(lengths) == 1:
+        return parts[0].label
+    return "fused " + "+".join(map(str, lengths))
 
 
 def price_stage(stage: Stage, machine: Machine, rows_of: RowsOf, objective: str) -> StageCost:
@@ -148,7 +185,7 @@ def price_row(
             return math.inf, math.inf, "capacity"
         beside_reads = side.outer_read_bytes if index == 0 else 0.0
         beside_writes = side.outer_write_bytes if index == 0 else 0.0
-        if index == machine.vector_memory:
+        if index == machine.vector_memory and index > 0:
             beside_reads += side.chip_read_bytes
             beside_writes += side.chip_write_bytes
         reads, writes = reads + beside_reads, writes + beside_writes
@@ -158,11 +195,14 @@ def price_row(
             (reads + writes) * memory["port_seconds_per_byte"],
         )
         if transfer > seconds:
-            seconds, bound = transfer, machine.names[index]
+            seconds, bound = transfer, f"{machine.names[index]} bandwidth"
         joules += (all_reads + beside_reads) * memory["read_joules_per_byte"]
         joules += (all_writes + beside_writes) * memory["write_joules_per_byte"]
+    overhead = stage.launches * value["launch_seconds"]
     if stage.request is not None:
-        seconds += value["fill_seconds"]
-    seconds += stage.launches * value["launch_seconds"]
+        overhead += value["fill_seconds"]
+    if overhead > seconds:
+        bound = "launch"
+    seconds += overhead
     joules += value["leakage_watts"] * seconds
     return seconds, joules, bound

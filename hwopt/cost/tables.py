@@ -11,15 +11,11 @@ Nothing here knows a size, bandwidth or price of a machine: one table serves a w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hwopt.hardware.accelerator import OperandRole
-from hwopt.ir.graph import Graph
-from hwopt.ir.op import Op
 from hwopt.ir.program import Constraint
-from hwopt.ir.tensor import Tensor
 from hwopt.mapping.problem import Problem
 
 
@@ -28,6 +24,8 @@ class Side:
     """Work beside a nest: vector operations, and bytes moved by other operands than the nest's.
 
     `outer_*` cross the outermost memory; `chip_*` are accesses of the vector unit's memory.
+    `outer_write_bytes` may be negative beside a nest whose own output stays on the chip: it is the
+    result that leaves, less the output that the nest's traffic counts.
     """
 
     vector_operations: int = 0
@@ -43,6 +41,16 @@ class Side:
             self.outer_write_bytes + other.outer_write_bytes,
             self.chip_read_bytes + other.chip_read_bytes,
             self.chip_write_bytes + other.chip_write_bytes,
+        )
+
+    def scaled(self, share: float) -> Side:
+        """A share of it (the vector operations rounded)."""
+        return Side(
+            round(self.vector_operations * share),
+            self.outer_read_bytes * share,
+            self.outer_write_bytes * share,
+            self.chip_read_bytes * share,
+            self.chip_write_bytes * share,
         )
 
     def divided(self, parts: int) -> Side:
@@ -70,13 +78,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Stage:
-    """`count` repetitions of a nest with its side work; `launches` of them start a kernel."""
+    """`count` repetitions of a nest with its side work.
+
+    `launches`: kernels started per repetition; a fraction where one kernel does several.
+    """
 
     name: str
     request: Request | None
     side: Side
     count: int = 1
-    launches: int = 0
+    launches: float = 0.0
 
     @property
     def points(self) -> int:
@@ -86,11 +97,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way to carry out a task. Of the feasible ones of the lowest `tier`, the best counts."""
+    """One way to carry out the operators `span[0]` to `span[1]` (exclusive) of a task.
+
+    A way to carry out the task is a chain of alternatives of one tier that covers it; the best
+    feasible chain of the lowest tier counts.
+    """
 
     label: str
     stages: tuple[Stage, ...]
     tier: int = 0
+    span: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -132,39 +148,6 @@ class OpTable:
                     if stage.request is not None:
                         found[stage.request] = None
         return tuple(found)
-
-
-def side_of(op: Op, graph: Graph, inside: frozenset[str], written: frozenset[str]) -> Side:
-    """The side work of one operator of a group.
-
-    `inside`: tensors that stay on the chip; `written`: those of its results that must leave it.
-    Every operand passes through the vector unit's memory once; what comes from or goes to the
-    outermost memory is written there and read there on its way.
-    """
-    reads = _operand_bytes(op, graph, op.reads, "read_elements")
-    writes = _operand_bytes(op, graph, op.writes, "write_elements")
-    outer_in = sum(size for name, size in reads if name not in inside)
-    outer_out = sum(size for name, size in writes if name in written)
-    total_in, total_out = sum(size for _, size in reads), sum(size for _, size in writes)
-    return Side(op.work, outer_in, outer_out, total_in + outer_out, total_out + outer_in)
-
-
-def _operand_bytes(
-    op: Op, graph: Graph, names: Iterable[str], touched: str
-) -> list[tuple[str, float]]:
-    """Tensor name and bytes touched, per operand; an operand named twice is moved once."""
-    counts = getattr(op.body, touched, None)
-    result: dict[str, float] = {}
-    for position, name in enumerate(names):
-        tensor = graph.tensor[name]
-        elements = counts[position] if counts else tensor.elements
-        size = elements * _element_bytes(tensor)
-        result[name] = max(result.get(name, 0.0), size)
-    return list(result.items())
-
-
-def _element_bytes(tensor: Tensor) -> float:
-    return tensor.nbytes / max(1, tensor.elements)
 
 
 def with_sizes(problem: Problem, sizes: dict[str, int]) -> Problem:

@@ -2,40 +2,44 @@
 
 * An operator by itself reads its operands from the outermost memory and writes its results there.
 * An *epilogue* or *pointwise* group keeps the tensors between its operators on the chip: pointwise
-  work is applied to the anchor's output tiles as they are produced.
-* An *attention* group is carried out block by block (some heads, some queries at a time): the
-  scores of a block stay on the chip, keys and values are fetched again for each block of queries.
-  Several block sizes are alternatives; the cheapest that fits is taken.
+  work is applied to the anchor's output tiles as they are produced; what several of its operators
+  read is fetched once.
+* An *attention* group is carried out block by block (`attention`). Several block sizes are
+  alternatives; the cheapest that fits is taken.
+
+With fusion "optimal" any run of consecutive operators of a group may be fused, and the cheapest
+partition into runs is taken: a shortest path over the group's operators.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import combinations
 from typing import Literal, TypeAlias, get_args
 
-from hwopt.cost.tables import Alternative, OpTable, Request, Side, Stage, Task, side_of, with_sizes
+from hwopt.cost.attention import Attention
+from hwopt.cost.footprint import operand_bytes
+from hwopt.cost.tables import Alternative, OpTable, Request, Side, Stage, Task
 from hwopt.errors import HwoptError
 from hwopt.hardware.accelerator import OperandRole
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Nest, Op
 from hwopt.ir.program import Constraint, Group, Program
-from hwopt.mapping.problem import Problem, problems_of
+from hwopt.mapping.problem import Operand, problems_of
 
 Fusion: TypeAlias = Literal["off", "groups", "optimal"]
 """off: every operator by itself. groups: fused as the fuse pass found, wherever that fits. optimal:
-per group the best of all its alternatives (a fused epilogue or chain is never worse than its parts;
-attention in blocks may be, because keys and values are fetched again)."""
+the best partition of each group, never worse than either (for EDP: task by task)."""
 
-BLOCK_STEP = 4
-"""Attention blocks are tried in sizes this factor apart: heads first, then queries."""
+FUSIONS: tuple[str, ...] = get_args(Fusion)
 
 
 def op_table(program: Program, bits: dict[OperandRole, int], fusion: str = "groups") -> OpTable:
     """The table of a program. `bits`: element widths that the machine imposes, by operand role."""
-    if fusion not in get_args(Fusion):
-        raise HwoptError("unknown fusion", value=fusion, allowed=", ".join(get_args(Fusion)))
+    if fusion not in FUSIONS:
+        raise HwoptError("unknown fusion", value=fusion, allowed=", ".join(FUSIONS))
     builder = _Builder(program, bits, fusion)
     tasks: dict[tuple[object, ...], Task] = {}
     members: dict[str, str] = {}
@@ -72,7 +76,7 @@ def _is_free(graph: Graph, name: str) -> bool:
 def _signature(program: Program, group: Group) -> tuple[object, ...]:
     """Groups with equal signatures cost the same: same classes, joined and left the same way."""
     graph = program.graph
-    leaving = _leaving(graph, group)
+    leaving = _leaving(graph, group.ops)
     local: dict[str, int] = {}
     wiring = []
     for name in group.ops:
@@ -83,20 +87,20 @@ def _signature(program: Program, group: Group) -> tuple[object, ...]:
     return (group.kind, *wiring)
 
 
-def _leaving(graph: Graph, group: Group) -> frozenset[str]:
-    """Tensors written in the group that something outside reads, or that outlive the graph."""
-    inside = set(group.ops)
+def _leaving(graph: Graph, names: Sequence[str]) -> frozenset[str]:
+    """Tensors written by these operators that others read, or that outlive the graph."""
+    inside = set(names)
     outputs = set(graph.outputs)
     return frozenset(
         tensor
-        for name in group.ops
+        for name in names
         for tensor in graph.op[name].writes
         if tensor in outputs or any(r not in inside for r in _readers(graph, tensor))
     )
 
 
 def _readers(graph: Graph, tensor: str) -> Iterator[str]:
-    """Names of the operators that read a tensor, looking through views."""
+    """Names of the operators that read a tensor, looking through views ("" for the caller)."""
     for op in graph.consumers[tensor]:
         if op.is_view:
             for written in op.writes:
@@ -114,47 +118,64 @@ class _Builder:
         self._graph = program.graph
         self._constraints = program.constraints
         self._bits = bits
-        self._fusion = fusion
+        self._optimal = fusion == "optimal"
 
     def task(self, group: Group) -> Task:
+        """The task of a group, with every way to carry it out."""
         ops = [self._graph.op[name] for name in group.ops]
         anchor = self._graph.op[group.anchor] if group.anchor in group.ops else ops[0]
-        alternatives: list[Alternative] = []
-        if len(ops) > 1:
-            if group.kind == "attention":
-                alternatives += self._attention(group, ops)
-            else:
-                alternatives.append(Alternative("fused", self._fused(group, ops)))
-        optimal = self._fusion == "optimal"
-        apart = tuple(stage for op in ops for stage in self._fused(_alone(op), [op]))
-        alternatives.append(Alternative("apart", apart, 0 if optimal or not alternatives else 1))
         macs = sum(op.macs for op in ops)
-        return Task(anchor.name, anchor.kind, group.ops, 1, macs, tuple(alternatives))
+        ways = tuple(self._ways(group, ops))
+        return Task(anchor.name, anchor.kind, group.ops, 1, macs, ways)
 
-    def _fused(self, group: Group, ops: Sequence[Op]) -> tuple[Stage, ...]:
-        """One launch: nests one after the other, all side work beside the last."""
-        leaving = _leaving(self._graph, group)
-        inside = self._inside(ops)
-        nests: list[Request] = []
-        side = Side()
+    def _ways(self, group: Group, ops: Sequence[Op]) -> Iterator[Alternative]:
+        count = len(ops)
+        whole = (0, count)
+        fused: list[Alternative] = []
+        if count > 1 and group.kind == "attention":
+            attention = self._attention(ops)
+            if attention is not None and attention.is_blockwise:
+                fused += [Alternative(label, s, 0, whole) for label, s in attention.ways()]
+        if count > 1 and _products(ops) < 2:
+            fused.append(Alternative("fused", self._run(ops), 0, whole))
+        yield from fused
+        singles = [self._run([op]) for op in ops]
+        tier = 0 if self._optimal or not fused else 1
+        label = "apart" if count > 1 else "single"
+        for index, stages in enumerate(singles):
+            yield Alternative(label, stages, tier, (index, index + 1))
+        if self._optimal and count > 2:
+            for first, end in combinations(range(count + 1), 2):
+                if 1 < end - first < count and _products(ops[first:end]) < 2:
+                    yield Alternative("fused", self._run(ops[first:end]), 0, (first, end))
+            # the prefixes of a shortest path need not be those of the least energy x delay
+            yield Alternative("apart", tuple(s for stages in singles for s in stages), 0, whole)
+
+    def _run(self, ops: Sequence[Op]) -> tuple[Stage, ...]:
+        """Operators as one launch: nests one after the other, the side work spread beside them."""
+        names = [op.name for op in ops]
+        leaving, inside = _leaving(self._graph, names), self._inside(ops)
+        requests: list[Request] = []
+        side, fetched = Side(), set(inside)
         for op in ops:
             if op.macs:
                 constraint = self._constraints.get(op.name, Constraint())
                 problems = problems_of(op, self._graph, self._bits)
-                nests += [Request(problem, (), constraint) for problem in problems]
-                side = side + Side(0 if isinstance(op.body, Nest) else op.work)
-                side = side + self._unmapped_results(op, leaving, inside)
+                requests += [Request(problem, (), constraint) for problem in problems]
+                side = side + self._beside_nests(op, leaving, fetched)
             else:
-                side = side + side_of(op, self._graph, inside, leaving)
-        side = self._without_anchor_output(ops, leaving, side)
-        name = ops[0].name
-        if not nests:
-            return (Stage(name, None, side, 1, 1),)
-        share = side.divided(len(nests))
-        return tuple(Stage(name, problem, share, 1, int(i == 0)) for i, problem in enumerate(nests))
+                side = side + self._side(op, leaving, fetched)
+        if not requests:
+            return (Stage(names[0], None, side, 1, 1.0),)
+        if len(requests) == 1:
+            return (Stage(names[0], requests[0], side, 1, 1.0),)
+        share = side.divided(len(requests))
+        return tuple(
+            Stage(names[0], request, share, 1, float(i == 0)) for i, request in enumerate(requests)
+        )
 
-    def _inside(self, ops: Sequence[Op]) -> frozenset[str]:
-        """Tensors that the group itself writes, under every name that views give them."""
+    def _inside(self, ops: Sequence[Op]) -> set[str]:
+        """Tensors that the operators themselves write, under every name that views give them."""
         written = {tensor for op in ops for tensor in op.writes}
         grown = True
         while grown:
@@ -167,121 +188,64 @@ class _Builder:
             }
             grown = not views <= written
             written |= views
-        return frozenset(written)
+        return written
 
-    def _unmapped_results(self, op: Op, leaving: frozenset[str], inside: frozenset[str]) -> Side:
-        """Operands of a matrix operator beyond the three that its nests move (routing, states)."""
-        if isinstance(op.body, Nest):
-            return Side()
-        extra = side_of(op, self._graph, inside, leaving)
-        mapped = sum(_compulsory_bytes(p) for p in problems_of(op, self._graph, self._bits))
-        moved = extra.outer_read_bytes + extra.outer_write_bytes
-        share = max(0.0, 1.0 - mapped / moved) if moved else 0.0
-        return Side(
-            0, extra.outer_read_bytes * share, extra.outer_write_bytes * share,
-            extra.chip_read_bytes * share, extra.chip_write_bytes * share,
-        )  # fmt: skip
+    def _side(self, op: Op, leaving: frozenset[str], fetched: set[str]) -> Side:
+        """Vector work and data movement of an operator without a nest to map.
 
-    def _without_anchor_output(
-        self, ops: Sequence[Op], leaving: frozenset[str], side: Side
-    ) -> Side:
-        """The nest already writes its output once: it stands for the group's result.
-
-        Where the nest's own output stays inside, the bytes that leave in its place are not
-        counted a second time.
+        Every operand passes through the vector unit's memory once; what comes from or goes to the
+        outermost memory is written there and read there on its way. `fetched`: what is on the chip.
         """
-        spared = sum(
-            self._graph.tensor[tensor].nbytes
-            for op in ops
-            if op.macs and isinstance(op.body, Nest)
-            for tensor in op.writes
-            if tensor not in leaving
-        )
-        return replace(side, outer_write_bytes=max(0.0, side.outer_write_bytes - spared))
+        reads, writes = operand_bytes(op, self._graph, self._bits)
+        outer_in = sum(size for name, size in reads.items() if name not in fetched)
+        outer_out = sum(size for name, size in writes.items() if name in leaving)
+        fetched.update(reads)
+        total_in, total_out = sum(reads.values()), sum(writes.values())
+        return Side(op.work, outer_in, outer_out, total_in + outer_out, total_out + outer_in)
 
-    def _attention(self, group: Group, ops: Sequence[Op]) -> Iterator[Alternative]:
-        """Scores, their pointwise work and softmax, then values, per block of heads and queries."""
+    def _beside_nests(self, op: Op, leaving: frozenset[str], fetched: set[str]) -> Side:
+        """What a matrix operator does beside its nests.
+
+        A plain nest moves its three operands itself; where its output does not leave the chip, the
+        bytes that its traffic counts for it are taken back here. A scan or gather with nests inside
+        (recurrent layers, experts) also moves the operands that these do not (states, routing).
+        """
+        reads, writes = operand_bytes(op, self._graph, self._bits)
+        if isinstance(op.body, Nest):
+            kept = sum(size for name, size in writes.items() if name not in leaving)
+            return Side(outer_write_bytes=-kept)
+        problems = problems_of(op, self._graph, self._bits)
+        operands = [o for problem in problems for o in problem.operands]
+        mapped_in = sum(_nbytes(o) for o in operands if o.role != "output")
+        mapped_out = sum(_nbytes(o) for o in operands if o.role == "output")
+        outer_in = sum(size for name, size in reads.items() if name not in fetched)
+        outer_out = sum(size for name, size in writes.items() if name in leaving)
+        extra_in, extra_out = max(0.0, outer_in - mapped_in), max(0.0, outer_out - mapped_out)
+        return Side(op.work, extra_in, extra_out, extra_in + extra_out, extra_in + extra_out)
+
+    def _attention(self, ops: Sequence[Op]) -> Attention | None:
+        """The parts of an attention group; None when it is not two products with work between."""
         products = [op for op in ops if op.macs]
         if len(products) != 2 or not all(isinstance(op.body, Nest) for op in products):
-            return
-        (scores,) = problems_of(products[0], self._graph, self._bits)
-        (values,) = problems_of(products[1], self._graph, self._bits)
-        rows = _rows(scores), _rows(values)
-        if [scores.sizes[a] for a in rows[0]] != [values.sizes[a] for a in rows[1]]:
-            return
-        leaving, inside = _leaving(self._graph, group), self._inside(ops)
+            return None
+        names = [op.name for op in ops]
+        leaving, fetched = _leaving(self._graph, names), self._inside(ops)
         side = Side()
         for op in ops:
             if not op.macs:
-                side = side + side_of(op, self._graph, inside, leaving)
-        side = self._without_anchor_output(products[1:], leaving, side)
-        sizes = [scores.sizes[axis] for axis in rows[0]]
-        for block in _blocks(sizes):
-            stages: list[Stage] = []
-            total = _product(sizes)
-            for counts, part in _edges(sizes, block):
-                share = counts * _product(part) / total
-                per_block = _scaled(side, share / counts)
-                first = Request(
-                    with_sizes(scores, dict(zip(rows[0], part, strict=True))), ("output",)
-                )
-                second = Request(
-                    with_sizes(values, dict(zip(rows[1], part, strict=True))), ("input",)
-                )
-                launches = int(not stages)
-                stages += [
-                    Stage(products[0].name, first, per_block, counts, launches),
-                    Stage(products[1].name, second, Side(), counts, 0),
-                ]
-            yield Alternative(f"blocks of {'x'.join(map(str, block))}", tuple(stages))
+                side = side + self._side(op, leaving, fetched)
+        (scores,), (values,) = (problems_of(op, self._graph, self._bits) for op in products)
+        first, second = (self._constraints.get(op.name, Constraint()) for op in products)
+        return Attention(
+            (products[0].name, products[1].name), scores, values, (first, second), side
+        )
 
 
-def _alone(op: Op) -> Group:
-    return Group((op.name,), op.name, "single")
+def _products(ops: Sequence[Op]) -> int:
+    """Operators that run on the matrix engine."""
+    return sum(op.macs > 0 for op in ops)
 
 
-def _compulsory_bytes(problem: Problem) -> float:
-    """Every operand once."""
-    return sum(_product(o.shape) * o.bits / 8 for o in problem.operands)
-
-
-def _product(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
-
-
-def _scaled(side: Side, factor: float) -> Side:
-    return Side(
-        round(side.vector_operations * factor), side.outer_read_bytes * factor,
-        side.outer_write_bytes * factor, side.chip_read_bytes * factor,
-        side.chip_write_bytes * factor,
-    )  # fmt: skip
-
-
-def _rows(problem: Problem) -> list[str]:
-    """Axes of a score row's position: those that input and output share, batch axes first."""
-    axes = [problem.operand[role].access.axes for role in ("input", "weight", "output")]
-    shared = [a.name for a in problem.axes if a.name in axes[0] and a.name in axes[2]]
-    return sorted(shared, key=lambda name: name not in axes[1])
-
-
-def _blocks(sizes: list[int]) -> Iterator[list[int]]:
-    """Block sizes, largest first: axes shrink in turn, by `BLOCK_STEP`, down to 1."""
-    block = list(sizes)
-    yield list(block)
-    for position in range(len(block)):
-        while block[position] > 1:
-            block[position] = -(-block[position] // BLOCK_STEP)
-            yield list(block)
-
-
-def _edges(sizes: list[int], block: list[int]) -> Iterator[tuple[int, list[int]]]:
-    """Full and edge blocks: how many there are of each, and their sizes."""
-    choices = []
-    for size, part in zip(sizes, block, strict=True):
-        full, rest = divmod(size, part)
-        choices.append([(full, part)] + ([(1, rest)] if rest else []))
-    for combination in product(*choices):
-        yield _product([n for n, _ in combination]), [part for _, part in combination]
+def _nbytes(operand: Operand) -> float:
+    """Bytes of a whole operand."""
+    return math.prod(operand.shape) * operand.bits / 8

@@ -114,11 +114,14 @@ def stack(accelerators: Sequence[Accelerator]) -> HardwareTable:
 
 
 def vector_memory(accelerator: Accelerator) -> int:
-    """Index of the memory that the vector unit works from: named, or the outermost on-chip one."""
+    """Index of the memory that the vector unit works from: named, or the outermost on-chip one
+    above every fan-out. 0 when there is none: it works from the outermost memory itself.
+    """
     names = [memory.name for memory in accelerator.memories]
     if accelerator.vector.memory is not None:
         return names.index(accelerator.vector.memory)
-    return min(1, len(names) - 1)
+    above = len(accelerator.levels) > 1 and isinstance(accelerator.levels[1], Memory)
+    return int(above)
 
 
 def home(accelerator: Accelerator, role: OperandRole) -> str | None:
