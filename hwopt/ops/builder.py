@@ -186,10 +186,12 @@ class Builder:
         phase: Phase | None = None,
     ) -> Tensor:
         """Reduce a scalar function of the reads over dimensions of the first (the others
-        broadcast to it). The reduced dimensions are kept as size 1 if `out` has as many.
+        broadcast to it). The reduced dimensions are kept as size 1 if `out` has as many. Without
+        dimensions nothing is reduced: the place of the extreme is then 0.
         """
         out, shape = out or call.output, reads[0].shape
         if not dims:
+            scalar = Literal(0) if reduction in ("argmax", "argmin") else scalar
             return self.pointwise(call, scalar, reads, out, kind=kind, phase=phase)
         axes = names(len(shape))
         if len(out.shape) == len(shape):

@@ -384,7 +384,9 @@ def glu(call: Call, build: Builder) -> None:
 
 @lowering("aten.log_sigmoid_forward.default")
 def log_sigmoid_forward(call: Call, build: Builder) -> None:
-    """`-softplus(-x)`; the second result is a workspace."""
-    value = apply("neg", apply("softplus", apply("neg", Operand(0))))
-    build.pointwise(call, value, [call.tensor("self")])
-    build.unspecified(call, call.outputs[1:])
+    """`-softplus(-x)`, and on the CPU `exp(-|x|)` for the backward."""
+    x = call.tensor("self")
+    build.pointwise(call, apply("neg", apply("softplus", apply("neg", Operand(0)))), [x])
+    if len(call.outputs) > 1 and call.outputs[1].elements:
+        kept = apply("exp", apply("neg", apply("abs", Operand(0))))
+        build.pointwise(call, kept, [x], call.outputs[1])

@@ -163,17 +163,112 @@ def nll_loss_alone(call: Call, build: Builder) -> None:
 
 @lowering("aten.cross_entropy_loss.default")
 def cross_entropy(call: Call, build: Builder) -> None:
-    """Log-softmax over classes, then the negative log-likelihood."""
+    """Log-softmax over classes, then the negative log-likelihood of classes or of probabilities.
+
+    With label smoothing s over C classes: `(1 - s) * likelihood + s / C * sum over classes`.
+    """
     x, target = call.tensor("self"), call.tensor("target")
-    if call.arguments["label_smoothing"] or target.shape == x.shape:
-        raise call.unsupported("label smoothing or class probabilities")
-    logs, total = build.temporary(call, x.shape, x.dtype), build.temporary(call, (), x.dtype)
+    classes = min(1, len(x.shape) - 1)
+    logs = build.temporary(call, x.shape, x.dtype)
     build.scan(
-        call, "softmax", [x], [logs], axis=min(1, len(x.shape) - 1), log=True,
+        call, "softmax", [x], [logs], axis=classes, log=True,
         work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
     )  # fmt: skip
-    reduction, ignore = call.arguments["reduction"], call.arguments["ignore_index"]
-    _likelihood(call, build, logs, total, reduction, ignore)
+    smoothing = float(call.arguments["label_smoothing"])
+    if target.shape == x.shape and target.dtype == x.dtype:
+        _soft_entropy(call, build, logs, classes, smoothing)
+    elif smoothing:
+        _smoothed_entropy(call, build, logs, classes, smoothing)
+    else:
+        total = build.temporary(call, (), x.dtype)
+        reduction, ignore = call.arguments["reduction"], call.arguments["ignore_index"]
+        _likelihood(call, build, logs, total, reduction, ignore)
+
+
+def _per_class(call: Call, build: Builder, logs: Tensor, classes: int) -> list[Tensor]:
+    """The class weights, if there are any, shaped to broadcast over the logarithms."""
+    weight = call.optional("weight")
+    if weight is None:
+        return []
+    shape = [size if i == classes else 1 for i, size in enumerate(logs.shape)]
+    return [build.reshape(call, weight, build.temporary(call, shape, weight.dtype))]
+
+
+def _reduce_rows(
+    call: Call, build: Builder, value: Scalar, reads: Sequence[Tensor], classes: int, rows: int
+) -> None:
+    """A sum over classes, kept per row, summed, or averaged over `rows`."""
+    shape, reduction = reads[0].shape, call.arguments["reduction"]
+    if reduction == NONE:
+        build.reduce(call, "sum", reads, [classes], scalar=value)
+        return
+    everything = list(range(len(shape)))
+    if reduction == SUM:
+        build.reduce(call, "sum", reads, everything, scalar=value)
+        return
+    total = build.temporary(call, (), call.output.dtype)
+    build.reduce(call, "sum", reads, everything, total, value)
+    build.pointwise(call, apply("div", Operand(0), float(rows)), [total])
+
+
+def _soft_entropy(call: Call, build: Builder, logs: Tensor, classes: int, smoothing: float) -> None:
+    """`-sum over classes of weight * ((1 - s) * target + s / C) * log p`."""
+    reads = [logs, call.tensor("target"), *_per_class(call, build, logs, classes)]
+    target: Scalar = Operand(1)
+    if smoothing:
+        uniform = smoothing / logs.shape[classes]
+        target = apply("add", apply("mul", target, 1 - smoothing), uniform)
+    value = apply("mul", apply("neg", Operand(0)), target)
+    value = apply("mul", value, Operand(2)) if len(reads) > 2 else value
+    _reduce_rows(call, build, value, reads, classes, logs.elements // logs.shape[classes])
+
+
+def _smoothed_entropy(
+    call: Call, build: Builder, logs: Tensor, classes: int, smoothing: float
+) -> None:
+    """Both parts per row, ignored rows left out; a mean divides by the total weight."""
+    target, ignore = call.tensor("target"), call.arguments["ignore_index"]
+    reduction, dtype = call.arguments["reduction"], logs.dtype
+    sure = build.temporary(call, target.shape, dtype)
+    total = build.temporary(call, (), dtype)
+    weight = call.optional("weight")
+    reads = [logs, target, *([weight] if weight is not None else [])]
+    build.gather(
+        call, "nll_loss", reads, [sure, total], reduction="none", ignore=ignore,
+        read_elements=[target.elements] * len(reads), work=3 * target.elements, kind="loss",
+        resource="vector",
+    )  # fmt: skip
+    spread = build.temporary(call, target.shape, dtype)
+    scales = _per_class(call, build, logs, classes)
+    value = apply("neg", Operand(0))
+    value = apply("mul", value, Operand(1)) if scales else value
+    build.reduce(call, "sum", [logs, *scales], [classes], spread, value)
+    uniform = apply("mul", Operand(1), smoothing / logs.shape[classes])
+    kept = apply("where", apply("eq", Operand(2), ignore), 0.0, uniform)
+    both = apply("add", apply("mul", Operand(0), 1 - smoothing), kept)
+    rows = [sure, spread, target]
+    if reduction == NONE:
+        build.pointwise(call, both, rows)
+        return
+    everything = list(range(len(target.shape)))
+    if reduction == SUM:
+        build.reduce(call, "sum", rows, everything, scalar=both)
+        return
+    added = build.temporary(call, (), dtype)
+    build.reduce(call, "sum", rows, everything, added, both)
+    _divide_by_weight(call, build, added, reads)
+
+
+def _divide_by_weight(call: Call, build: Builder, total: Tensor, reads: Sequence[Tensor]) -> None:
+    """The total over the weight of all targets that count."""
+    counted, unused = (build.temporary(call, (), total.dtype) for _ in range(2))
+    build.gather(
+        call, "nll_loss", reads, [unused, counted], reduction="sum",
+        ignore=call.arguments["ignore_index"],
+        read_elements=[reads[1].elements] * len(reads), work=3 * reads[1].elements, kind="loss",
+        resource="vector",
+    )  # fmt: skip
+    build.pointwise(call, apply("div", Operand(0), Operand(1)), [total, counted])
 
 
 @lowering("aten.nll_loss_backward.default", "aten.nll_loss2d_backward.default")

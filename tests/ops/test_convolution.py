@@ -36,14 +36,10 @@ def convolutions(draw):
         draw(st.integers(max(1, (k - 1) * d + 1 - 2 * p), 7 if rank < 3 else 5))
         for k, d, p in zip(kernel, dilation, padding, strict=True)
     ]
-    output_padding = [
-        draw(st.integers(0, s - 1)) if transposed and s > 1 else 0 for s in stride
-    ]
+    output_padding = [draw(st.integers(0, s - 1)) if transposed and s > 1 else 0 for s in stride]
     if transposed:
         sizes = zip(image, stride, padding, dilation, kernel, output_padding, strict=True)
-        assume_positive = [
-            (h - 1) * s - 2 * p + d * (k - 1) + o + 1 for h, s, p, d, k, o in sizes
-        ]
+        assume_positive = [(h - 1) * s - 2 * p + d * (k - 1) + o + 1 for h, s, p, d, k, o in sizes]
         if min(assume_positive) < 1:
             padding = [0] * rank
         weight = R(groups * own[0], own[1], *kernel)

@@ -236,7 +236,7 @@ def nll_loss(a: Attributes, reads: list[Array], _: Sequence[Declared]) -> list[A
     loss = -np.take_along_axis(logs, safe[..., None], -1)[..., 0] * scale
     total = scale.sum()
     if a["reduction"] == "none":
-        return [loss, np.zeros((), logs.dtype)]
+        return [loss, total if target.ndim == 0 else np.zeros((), logs.dtype)]
     mean = a["reduction"] == "mean"
     with np.errstate(invalid="ignore"):
         return [loss.sum() / total if mean else loss.sum(), total]
