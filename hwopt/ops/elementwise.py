@@ -175,12 +175,13 @@ POINTWISE: Family = {
         )
     },
     **{
-        f"aten.{name}.{o}": (OTHER, _named(function))
-        for name, function in (
-            ("bitwise_left_shift", "shl"), ("bitwise_right_shift", "shr"),
-            ("__lshift__", "shl"), ("__rshift__", "shr"),
+        f"aten.{prefix}{o}": (OTHER, _named(function))
+        for function, side in (("shl", "left"), ("shr", "right"))
+        for prefix, overloads in (
+            (f"bitwise_{side}_shift.", ("Tensor", "Tensor_Scalar", "Scalar_Tensor")),
+            (f"__{side[0]}shift__.", ("Tensor", "Scalar")),
         )
-        for o in ("Tensor", "Scalar", "Tensor_Scalar")
+        for o in overloads
     },
     "aten.remainder.Scalar_Tensor": (OTHER, _named("mod")),
     "aten.floor_divide.default": (OTHER, _named("floordiv")),

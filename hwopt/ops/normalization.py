@@ -32,7 +32,7 @@ GRADIENT_WORK, GRADIENT_DEPTH = 9, 2
 
 
 @lowering("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default")
-@lowering("aten._log_softmax.default", "aten.log_softmax.int", "aten.special_softmax.int")
+@lowering("aten._log_softmax.default", "aten.log_softmax.int")
 def softmax(call: Call, build: Builder) -> None:
     """`exp(x - max) / sum(exp(x - max))` along `dim`, or its logarithm."""
     x, rank = call.tensor("self"), len(call.output.shape)

@@ -59,6 +59,8 @@ EXAMPLES = {
     "clamp_max.default": [(X, 0.5)], "clamp_max.Tensor": [(X, Y)],
     "bitwise_left_shift.Tensor": [(COUNT, COUNT)],
     "bitwise_left_shift.Tensor_Scalar": [(COUNT, 2)],
+    "bitwise_left_shift.Scalar_Tensor": [(3, COUNT)],
+    "bitwise_right_shift.Scalar_Tensor": [(300, COUNT)],
     "bitwise_right_shift.Tensor": [(INT, COUNT)],
     "bitwise_right_shift.Tensor_Scalar": [(COUNT, 1)],
     "__lshift__.Tensor": [(COUNT, COUNT)], "__lshift__.Scalar": [(COUNT, 2)],
@@ -120,11 +122,7 @@ def test_keyword_arguments(run_aten, name):
         run_aten(overload(f"aten.{name}"), *args, **keywords)
 
 
-NO_EXAMPLE = {
-    "aten.atan2.out",  # writes into an argument; the same formula as atan2.default
-    "aten.bitwise_left_shift.Scalar", "aten.bitwise_right_shift.Scalar",  # no such overload
-    "aten.__lshift__.Tensor_Scalar", "aten.__rshift__.Tensor_Scalar",  # no such overload
-}  # fmt: skip
+NO_EXAMPLE = {"aten.atan2.out"}  # writes into an argument; the formula of atan2.default
 
 
 def test_every_entry_has_an_example():

@@ -1,0 +1,20 @@
+"""Fourier transforms against torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+A = torch.ops.aten
+
+
+@pytest.mark.parametrize("norm", [0, 1, 2])
+@pytest.mark.parametrize("size", [6, 7])
+def test_transforms(run_aten, norm, size):
+    """Real to complex, back, and complex, over one and two dimensions."""
+    x = torch.randn(3, 4, size)
+    half = run_aten(A._fft_r2c.default, x, [2], norm, True).expected[0]
+    run_aten(A._fft_r2c.default, x, [1, 2], norm, False)
+    run_aten(A._fft_c2r.default, half, [2], norm, size)
+    run_aten(A._fft_c2c.default, half, [1, 2], norm, True)
+    run_aten(A._fft_c2c.default, half, [1], norm, False)
