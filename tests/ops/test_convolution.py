@@ -73,7 +73,7 @@ def test_convolution_backward(lowered, args, mask):
 
 
 def test_grouped_weight_gradient_is_not_overcounted(run_aten):
-    """torch's counter multiplies the weight gradient of a grouped convolution by the number of
+    """The counter of torch multiplies the weight gradient of a grouped convolution by the number of
     groups: depthwise 8 channels, 3x3 on 6x6 with padding 1 are 8*9*36 multiply-accumulates.
     """
     x, weight, grad = R(1, 8, 6, 6), R(8, 1, 3, 3), R(1, 8, 6, 6)

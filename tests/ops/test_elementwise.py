@@ -76,7 +76,8 @@ EXAMPLES = {
     "frac.default": [(X * 3,)], "isfinite.default": [(torch.tensor([1, torch.inf, torch.nan]),)],
     "signbit.default": [(X,)], "sinc.default": [(X,), (torch.zeros(2),)],
     "nan_to_num.default": [
-        (torch.tensor([1.0, torch.nan]),), (torch.tensor([torch.inf, -torch.inf, 1]), 0.0, 9.0, -9.0)
+        (torch.tensor([1.0, torch.nan]),),
+        (torch.tensor([torch.inf, -torch.inf, 1]), 0.0, 9.0, -9.0)
     ],
     "logaddexp.default": [(X, Y)], "special_entr.default": [(UNIT,), (torch.zeros(2),)],
     "xlogy.Tensor": [(UNIT, UNIT), (torch.zeros(2), torch.zeros(2))], "hypot.default": [(X, Y)],

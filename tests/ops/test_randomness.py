@@ -15,7 +15,8 @@ X = torch.ones(100, 100)
     [(A.rand.default, ([100, 100],), 0.5, 12**-0.5), (A.rand_like.default, (X,), 0.5, 12**-0.5),
      (A.randn.default, ([100, 100],), 0, 1), (A.randn_like.default, (X,), 0, 1),
      (A.normal_functional.default, (X, 2.0, 3.0), 2, 3), (A.bernoulli.p, (X, 0.3), 0.3, 0.21**0.5),
-     (A.bernoulli.default, (X * 0.3,), 0.3, 0.21**0.5), (A.randint.low, (2, 5, [100, 100]), 3, 0.816),
+     (A.bernoulli.default, (X * 0.3,), 0.3, 0.21**0.5),
+     (A.randint.low, (2, 5, [100, 100]), 3, 0.816),
      (A.uniform.default, (X, 1.0, 3.0), 2, 2 * 12**-0.5)],
 )  # fmt: skip
 def test_laws(lowered, op, args, mean, deviation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -20,10 +21,12 @@ CASES = [
     (A.reshape.default, (X, [5, 24])), (A.reshape.default, (torch.tensor(3.0), [1, 1])),
     (A.flatten.using_ints, (X, 1, 2)), (A.unflatten.int, (X, 2, [2, 2])),
     (A.unsqueeze.default, (X, 1)), (A.unsqueeze.default, (X, -1)),
-    (A.squeeze.default, (X[:1],)), (A.squeeze.dim, (X[:1], 0)), (A.squeeze.dims, (X[:1, :1], [0, 1])),
+    (A.squeeze.default, (X[:1],)), (A.squeeze.dim, (X[:1], 0)),
+    (A.squeeze.dims, (X[:1, :1], [0, 1])),
     (A.expand.default, (X[:, :1], [2, 3, 4, 5])), (A.expand.default, (X[0, 0, 0], [7, 5])),
     (A.expand.default, (torch.tensor(2.0), [3])),
-    (A.permute.default, (X, [3, 0, 2, 1])), (A.transpose.int, (X, 1, -1)), (A.t.default, (X[0, 0],)),
+    (A.permute.default, (X, [3, 0, 2, 1])), (A.transpose.int, (X, 1, -1)),
+    (A.t.default, (X[0, 0],)),
     (A.t.default, (X[0, 0, 0],)), (A.mT.default, (X,)), (A.movedim.int, (X, 0, 2)),
     (A.slice.Tensor, (X, 2, 1, 3)), (A.slice.Tensor, (X, -1, -4, 9223372036854775807, 2)),
     (A.narrow.default, (X, 3, 1, 2)), (A.select.int, (X, 1, -1)), (A.select.int, (X, 0, 1)),
@@ -61,7 +64,7 @@ def test_refinement(shape, data):
     factors = [d for size in shape for d in prime_factors(size)]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(factors)), max_size=3)))
     edges = [0, *cuts, len(factors)]
-    other = [math.prod(factors[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    other = [math.prod(factors[a:b]) for a, b in itertools.pairwise(edges)]
     result = refinement(shape, other)
     assert result is not None
     for side, sizes in ((1, shape), (2, other)):
