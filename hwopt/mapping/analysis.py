@@ -57,12 +57,10 @@ class Analysis:
 
     def bytes_of(self, memory: str, column: str) -> float:
         """One column of `PER_LEVEL` for one memory, summed over operands."""
-        return (
-            sum(
-                getattr(flow, column) * self.bits[role] for role, flow in self.flows[memory].items()
-            )
-            / 8
-        )
+        bits = 0
+        for role, flow in self.flows[memory].items():
+            bits += int(getattr(flow, column)) * self.bits[role]
+        return bits / 8
 
     def row(self, accelerator: Accelerator) -> npt.NDArray[np.float64]:
         """`[steps, then PER_LEVEL for each memory, outermost first]`; names: `row_columns`."""

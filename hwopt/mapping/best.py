@@ -34,7 +34,7 @@ from hwopt.quantities import show_bytes
 BUDGET = 60_000
 """Boxes bounded per kind of factors, besides local search, before the search stops with a stated gap."""
 DIVE, BETTERED, ROUNDS = 150, 12, 2
-"""Boxes of a dive (one per objective and template), dives bettered by local search, its rounds."""
+"""Boxes of a dive (one per objective and template), dives then improved, rounds of that."""
 
 
 @dataclass(frozen=True, slots=True)

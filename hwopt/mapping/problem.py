@@ -40,7 +40,7 @@ class Problem:
         return {axis.name: axis.size for axis in self.axes}
 
     @cached_property
-    def operand(self) -> dict[str, Operand]:
+    def operand(self) -> dict[OperandRole, Operand]:
         """Operand by role."""
         return {operand.role: operand for operand in self.operands}
 

@@ -73,8 +73,8 @@ class Forest:
         """Arguments of the compiled functions."""
         return (
             self.lo, self.hi, self.left, self.right, self.row, self.width, self.roots, self.whole,
-            self.shape, self.start, self.term, self.coefficient, self.weights, self.fixed, self.rooms,
-            self.floors,
+            self.shape, self.start, self.term, self.coefficient, self.weights, self.fixed,
+            self.rooms, self.floors,
         )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def undominated(
     return np.sort(order[_undominated(chosen, equal[varying])])
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _undominated(columns: Any, equal: Any) -> Any:
     rows, count = columns.shape
     kept = np.empty(rows, np.int64)
@@ -115,7 +115,7 @@ def _undominated(columns: Any, equal: Any) -> Any:
     return kept[:found]
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _grow(columns: Any) -> Any:
     """A tree over the rows: split at the median of the column of widest ratio."""
     rows, count = columns.shape
@@ -160,7 +160,7 @@ def _grow(columns: Any) -> Any:
     return lo, hi, left, right, row, width
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _terms(
     values: Any, box: Any, begin: int, end: int, terms: int, whole: Any, work: Any, out: Any
 ) -> None:
@@ -180,15 +180,17 @@ def _terms(
         out[t] = total[t] - whole[t] * (kept[t] + one[t] - new[t])
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _bound(
     box: Any, points: float, limits: Any, lo: Any, hi: Any, whole: Any, shape: Any, start: Any,
-    term: Any, coefficient: Any, weights: Any, fixed: Any, rooms: Any, floors: Any, work: Any, row: Any,
+    term: Any, coefficient: Any, weights: Any, fixed: Any, rooms: Any, floors: Any, work: Any,
+    row: Any,
 ) -> bool:  # fmt: skip
     """Least value of every column of the box (`row`, in bytes); False if it cannot be built.
 
     `row` = steps, then per memory footprint, busiest read, busiest write, total read and write.
-    `limits[m]`: bytes that memory `m` may hold at most; `floors`: see `Space`. Subtracted terms come first in the tables.
+    `limits[m]`: bytes that memory `m` may hold at most; `floors`: see `Space`. Subtracted
+    terms come first in the tables.
     """
     terms, footprints, dims, negative = shape[0], shape[1], shape[2], shape[3]
     parts, memories = box.size, fixed.size
@@ -229,7 +231,7 @@ def _bound(
     return True
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _price(row: Any, machine: Any, memories: Any, points: float) -> tuple[float, float]:
     """Seconds and joules of a row, as `analysis.price`; infinite where a footprint does not fit.
 
@@ -252,7 +254,7 @@ def _price(row: Any, machine: Any, memories: Any, points: float) -> tuple[float,
     return seconds, joules
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _better(a: Any, b: Any) -> bool:
     """Lexicographic order of (objective, seconds, joules)."""
     for i in range(3):
@@ -263,7 +265,7 @@ def _better(a: Any, b: Any) -> bool:
     return False
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _split(box: Any, width: Any) -> int:
     """The part to split: the widest; -1 when every part is a single row."""
     widest, by = 0.0, -1
@@ -273,12 +275,12 @@ def _split(box: Any, width: Any) -> int:
     return by
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def solve(
     packed: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
     found: Any, budget: int,
 ) -> tuple[int, float]:  # fmt: skip
-    """Improve `best` (objective, seconds, joules) and `found` (a row per part) within `budget` boxes.
+    """Lower `best` (objective, seconds, joules), `found` (a row per part) in `budget` boxes.
 
     Returns the boxes bounded and the least objective of what was left unexplored (infinite when
     the search is exhausted: `best` is then optimal in this space).
@@ -332,8 +334,8 @@ def solve(
     return nodes, least
 
 
-@njit(cache=True)
-def improve(
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def improve(  # noqa: C901 - one compiled loop: calls would pass every array again
     packed: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
     found: Any, rounds: int,
 ) -> int:  # fmt: skip
@@ -342,7 +344,7 @@ def improve(
     Each round tries every row of each part, one part at a time, until nothing gets better, then
     pseudo-random rows of two parts at once (trading capacity or copies between them).
     """
-    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
+    (lo, hi, _, _, leaf, _, roots, whole, shape, start, term, coefficient, weights,
      fixed, rooms, floors) = packed  # fmt: skip
     parts = roots.size
     work, row = np.zeros((6, shape[0])), np.zeros(1 + 5 * fixed.size)
@@ -409,7 +411,7 @@ def improve(
     return tried
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _key(key: Any, objective: int, seconds: float, joules: float) -> None:
     """Objective (0 latency, 1 energy, 2 their product), seconds, joules."""
     key[0] = joules if objective == 1 else seconds
@@ -418,7 +420,7 @@ def _key(key: Any, objective: int, seconds: float, joules: float) -> None:
     key[1], key[2] = seconds, joules
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _covered(row: Any, archive: Any, count: int, columns: Any, slack: float) -> bool:
     """Whether some archived row is at most `slack` times `row` in every column."""
     for i in range(count):
@@ -432,8 +434,8 @@ def _covered(row: Any, archive: Any, count: int, columns: Any, slack: float) -> 
     return False
 
 
-@njit(cache=True)
-def front(
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def front(  # noqa: C901 - one compiled loop: calls would pass every array again
     packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
     found: Any, count: int, slack: float, budget: int,
 ) -> tuple[int, int, bool]:  # fmt: skip
@@ -518,7 +520,7 @@ def front(
     return count, nodes, True
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _round_up(row: Any, grid: Any, ends: Any) -> bool:
     """Round footprints up to the grid; False where the largest capacity is too small."""
     for m in range(ends.size):
@@ -534,7 +536,7 @@ def _round_up(row: Any, grid: Any, ends: Any) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def thin(archive: Any, exact: Any, found: Any, count: int, columns: Any, slack: float) -> int:
     """Drop rows that another row covers within `slack`; returns how many are left.
 

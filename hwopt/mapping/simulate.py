@@ -6,9 +6,9 @@ keeps what it holds. A step is one reading of the odometer at which some compute
 
 Tiles. At a keep, the tile of an operand is the set of its elements that the indices of the nodes
 above it leave reachable. Sets are exact: holes between strided positions are not in them
-(`strided="bounding"`: the bounding box of what is read is), positions outside the tensor are not in them
-(`padding="counted"`: they are), edge tiles are smaller (`edges="padded"`: every axis is first grown
-until all its tiles are full, and the tensors with it).
+(`strided="bounding"`: the bounding box of what is read is), positions outside the tensor are not
+in them (`padding="counted"`: they are), edge tiles are smaller (`edges="padded"`: every axis is
+first grown until all its tiles are full, and the tensors with it).
 
 Moves. A *composite axis* of an operand is a class of axes that share a tensor dimension (`p` and
 `r` of a convolution's input). When the tile at a keep changes from one working step to the next,
@@ -46,7 +46,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping as MappingType
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field, replace
 
 from hwopt.hardware.accelerator import Accelerator, Fanout, OperandRole

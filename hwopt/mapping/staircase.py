@@ -1,7 +1,7 @@
 """The mappings of one nest that some design of a study could prefer.
 
-A study varies capacities on a grid, bandwidths, energies and the clock, while the structure (levels,
-what they keep, fan-outs and their sizes) stays. Every price is monotone in the columns of a row:
+A study varies capacities on a grid, bandwidths, energies and the clock, while the structure
+(levels, what they keep, fan-outs and their sizes) stays. A price is monotone in a row's columns:
 footprints rounded up to the grid, steps, and traffic per memory. So a mapping that another one
 covers (less or equal in every column) is never needed. What is left is the staircase: pricing a
 design is an argmin over its rows, equal to `best_mapping` over the same mapspace.
@@ -17,7 +17,8 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Mapping as MappingType, Sequence
+from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +143,7 @@ def _cached(key: Key, cache: bool) -> Staircase:
 def _read(path: Path) -> Staircase | None:
     """A stored staircase; None when there is none, or it is torn or foreign."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             points, boxes, exhausted = (int(value) for value in data["counts"])
             texts = tuple(bytes(data["texts"]).decode().split("\f"))
             rows = np.array(data["rows"], dtype=np.float64)

@@ -31,7 +31,7 @@ from numba import njit
 BEFORE, ADVANCE, AFTER, COPIES, ORIGIN, UNION = 0, 1, 2, 3, 4, 5
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _put(table: Any, found: int, extent: int, other: int, still: int, moved: int) -> int:
     """Add tiles to the class of `(extent, other)`; returns the number of classes."""
     at = 0
@@ -45,7 +45,7 @@ def _put(table: Any, found: int, extent: int, other: int, still: int, moved: int
     return found
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def plain_sum(kinds: Any, tiles: Any, size: int) -> tuple[int, int, int]:
     """`(wanted, kept, states)` of an axis whose tiles are disjoint (so `overlap` is 0).
 
@@ -95,7 +95,7 @@ def plain_sum(kinds: Any, tiles: Any, size: int) -> tuple[int, int, int]:
     return wanted, kept, states
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _digits(kinds: Any, tiles: Any, size: int, radix: Any) -> None:
     """`radix[s]`: number of indices of each slot that are walked (of a full tile)."""
     extent = size
@@ -106,7 +106,7 @@ def _digits(kinds: Any, tiles: Any, size: int, radix: Any) -> None:
         extent = tile
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _exists(kinds: Any, tiles: Any, slot: int, extent: int, index: Any) -> bool:
     """Whether a copy has any part of `extent`, from `slot` inwards (AFTER loops at 0)."""
     while slot < kinds.size:
@@ -118,7 +118,7 @@ def _exists(kinds: Any, tiles: Any, slot: int, extent: int, index: Any) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _interval(kinds: Any, tiles: Any, size: int, index: Any, out: Any) -> bool:
     """New and old tile of one axis at slot indices `index`; False where there is none.
 
@@ -151,8 +151,8 @@ def _interval(kinds: Any, tiles: Any, size: int, index: Any, out: Any) -> bool:
     return True
 
 
-@njit(cache=True)
-def _visit(
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _visit(  # noqa: C901 - one compiled odometer
     spans: Any, begin: int, coefficients: Any, offsets: Any, shape: Any, low: Any, strides: Any,
     clip: bool, bounding: bool, stamp: int, seen: Any, held: Any, point: Any, ends: Any, out: Any,
 ) -> int:  # fmt: skip
@@ -211,8 +211,8 @@ def _visit(
             return count
 
 
-@njit(cache=True)
-def shared_sum(
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def shared_sum(  # noqa: C901 - one compiled odometer
     kinds: Any, tiles: Any, slots: Any, sizes: Any, coefficients: Any, offsets: Any, shape: Any,
     clip: bool, bounding: bool, keep_halo: bool,
 ) -> tuple[int, int, int, int]:  # fmt: skip
@@ -302,7 +302,7 @@ def shared_sum(
             return wanted, kept, overlap, largest
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _next(kinds: Any, slots: Any, radix: Any, index: Any, merged: bool) -> bool:
     """Step the indices of the slots that are merged (or of the others); False after the last."""
     for a in range(slots.size - 1, -1, -1):
@@ -316,7 +316,7 @@ def _next(kinds: Any, slots: Any, radix: Any, index: Any, merged: bool) -> bool:
     return False
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def plain_batch(kinds: Any, tiles: Any, sizes: Any, out: Any) -> None:
     """`out[:, row]` = wanted, kept, states, largest of `plain_sum` for each row of tiles."""
     for row in range(sizes.size):
@@ -327,12 +327,12 @@ def plain_batch(kinds: Any, tiles: Any, sizes: Any, out: Any) -> None:
         out[0, row], out[1, row], out[2, row], out[3, row] = wanted, kept, states, largest
 
 
-@njit(cache=True)
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def shared_batch(
     kinds: Any, tiles: Any, slots: Any, sizes: Any, coefficients: Any, offsets: Any, shapes: Any,
     clip: bool, bounding: bool, keep_halo: bool, out: Any,
 ) -> None:  # fmt: skip
-    """`out[:, row]` = the four results of `shared_sum` for each row of tiles (rows, axes, slots)."""
+    """`out[:, row]` = the results of `shared_sum` for each row of tiles (rows, axes, slots)."""
     for row in range(sizes.shape[0]):
         a, b, c, d = shared_sum(
             kinds, tiles[row], slots, sizes[row], coefficients, offsets, shapes[row], clip,

@@ -20,12 +20,11 @@ import numpy.typing as npt
 from hwopt.hardware.accelerator import Accelerator, OperandRole
 from hwopt.hardware.conventions import Conventions
 from hwopt.ir.program import Constraint
-from hwopt.mapping.mapping import Keep, Spread
+from hwopt.mapping.mapping import Keep, Mapping, Spread
 from hwopt.mapping.plan import Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.template import Template
 from hwopt.mapping.traffic import chain_sums, padded, touched
-from hwopt.mapping.mapping import Mapping
 
 Factors: TypeAlias = Literal["any", "perfect"]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -33,6 +32,8 @@ Chain = tuple[int, ...]
 
 ROWS = {"any": 700, "perfect": 250}
 """Rows of one table at most: the sizes tried are thinned until they fit."""
+SHARED_ROWS = 400
+"""The same for the axes of a sliding window, whose sums are walked tile by tile."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,11 @@ def _chains(
         for chain in partial:
             extent = chain[-1] if chain else size
             options = (1,) if last else sizes_of(extent, factors, most)
-            for tile in options:
-                if tile <= largest and (room == 0 or -(-extent // tile) <= room):
-                    longer.append((*chain, tile))
+            longer += [
+                (*chain, tile)
+                for tile in options
+                if tile <= largest and (room == 0 or -(-extent // tile) <= room)
+            ]
         if len(longer) > 8 * rows and most > 2:
             return None
         partial = longer
@@ -259,20 +262,14 @@ def _table(
 ) -> Table:  # fmt: skip
     sizes = problem.sizes
     slots = [slots_of(axis, sizes[axis], template, constraint) for axis in part]
-    budget = rows
-    chains_by_axis = []
-    for axis, own in sorted(zip(part, slots, strict=True), key=lambda item: sizes[item[0]]):
-        chains = chains_of(
-            sizes[axis], tuple((s.room, s.largest) for s in own), factors,
-            max(8, budget if axis == part[-1] and len(part) == 1 else _share(rows, len(part))),
-        )  # fmt: skip
-        chains_by_axis.append((axis, chains))
-    by_axis = dict(chains_by_axis)
-    combined = [
-        sum(combination, ()) for combination in itertools.product(*(by_axis[axis] for axis in part))
+    share = _share(min(rows, SHARED_ROWS), len(part)) if len(part) > 1 else rows
+    by_axis = [
+        chains_of(sizes[axis], tuple((s.room, s.largest) for s in own), factors, share)
+        for axis, own in zip(part, slots, strict=True)
     ]
+    combined = [sum(combination, ()) for combination in itertools.product(*by_axis)]
     nodes = tuple(slot.node for own in slots for slot in own)
-    chains = tuple(chain for chain in combined if _fits(chain, nodes, slots, template, sizes, part))
+    chains = tuple(chain for chain in combined if _fits(chain, slots, template, sizes, part))
     values = _values(problem, part, plan, template, nodes, chains, conventions)
     count = len(chains)
     wanted, kept = np.ones((2, count, len(plan.terms)))
@@ -300,7 +297,7 @@ def _table(
 
 def _share(rows: int, axes: int) -> int:
     """Rows per axis of a part of several axes."""
-    return max(6, round(rows ** (1 / axes) * 1.3))
+    return max(6, round(math.pow(rows, 1 / axes) * 1.3))
 
 
 def _uses(
@@ -320,8 +317,8 @@ def _uses(
 
 
 def _fits(
-    chain: Chain, nodes: tuple[int, ...], slots: list[tuple[Slot, ...]], template: Template,
-    sizes: dict[str, int], part: tuple[str, ...],
+    chain: Chain, slots: list[tuple[Slot, ...]], template: Template, sizes: dict[str, int],
+    part: tuple[str, ...],
 ) -> bool:  # fmt: skip
     """Whether the axes of the part together stay within each dimension of the fan-outs."""
     used: dict[str, int] = {}

@@ -27,6 +27,8 @@ from hwopt.mapping.plan import groups_of
 from hwopt.mapping.problem import Problem, may_spread
 
 Storage = tuple[Memory, OperandRole]
+MOST = 48
+"""Orders of storage nodes that are searched at most."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,14 @@ def templates(
     problem: Problem, accelerator: Accelerator, constraint: Constraint,
     resident: dict[OperandRole, str],
 ) -> list[Template]:  # fmt: skip
-    """All templates of a problem on a machine's structure (sizes of memories do not matter)."""
+    """Templates of a problem on a machine's structure (sizes of memories do not matter).
+
+    Of more than `MOST` orders an even selection is searched, the first (the fewest copies) always.
+    """
     found: dict[tuple[Node, ...], Template] = {}
-    for stages in _storages(problem, accelerator, resident):
+    orders = list(_storages(problem, accelerator, resident))
+    step = max(1.0, len(orders) / MOST)
+    for stages in (orders[int(number * step)] for number in range(min(len(orders), MOST))):
         for first in _windows(problem):
             template = _template(problem, accelerator, constraint, stages, first)
             found.setdefault(template.nodes, template)
@@ -88,26 +95,24 @@ def _storages(
 def _orders(
     problem: Problem, stage: list[Memory], resident: dict[OperandRole, str]
 ) -> Iterator[tuple[Storage, ...]]:
-    """Orders of one stage: all subsets of what may bypass, all orders that nest each operand."""
+    """Orders of one stage: all subsets of what may bypass, all orders within each memory; no copy
+    of an operand directly above another one.
+    """
     must, may = list[Storage](), list[Storage]()
     for memory in stage:
         for role in (r for r in ROLES if r in problem.operand and r in memory.keeps):
             stays = resident.get(role) == memory.name
             (may if role in memory.bypass and not stays else must).append((memory, role))
-    rank = {memory.name: number for number, memory in enumerate(stage)}
     for count in range(len(may) + 1):
         for extra in itertools.combinations(may, count):
-            for order in itertools.permutations([*must, *extra]):
-                if _nested(order, rank):
+            each = [
+                [item for item in (*must, *extra) if item[0].name == memory.name]
+                for memory in stage
+            ]
+            for orders in itertools.product(*(itertools.permutations(one) for one in each)):
+                order = tuple(itertools.chain.from_iterable(orders))
+                if all(one[1] != two[1] for one, two in itertools.pairwise(order)):
                     yield order
-
-
-def _nested(order: tuple[Storage, ...], rank: dict[str, int]) -> bool:
-    """Whether memories follow the machine's order, and no copy lies directly above another."""
-    ranks = [rank[memory.name] for memory, _ in order]
-    if any(a > b for a, b in itertools.pairwise(ranks)):
-        return False
-    return all(one[1] != two[1] for one, two in itertools.pairwise(order))
 
 
 def _windows(problem: Problem) -> list[tuple[str, ...]]:

@@ -19,13 +19,14 @@ from hwopt.errors import SizeError
 from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.access import MAX_COUNT, Axis
-from hwopt.mapping.analysis import Analysis, Flow
-from hwopt.mapping.analysis import row_columns as row_columns
+from hwopt.mapping.analysis import Analysis, Flow, row_columns
 from hwopt.mapping.mapping import Keep, Mapping
-from hwopt.mapping.plan import Factor, Plan, above, groups_of, make_plan, structure
+from hwopt.mapping.plan import Factor, Group, Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.sums import plain_batch, shared_batch
 from hwopt.mapping.verify import verify_mapping
+
+__all__ = ["analyse", "chain_sums", "check_size", "fill", "padded", "row_columns", "touched"]
 
 Sums = tuple[int, int, int, int]
 """Wanted, kept, overlap (see `sums`) and the largest tile."""
@@ -195,8 +196,28 @@ def _shared(
     coefficients = np.array(group.coefficients, np.int64)
     growth = sizes - np.array([problem.sizes[axis] for axis in factor.axes])
     shapes = np.array(group.shape) + growth @ np.maximum(coefficients, 0).T
-    shared_batch(
-        kinds, cuts, slots, np.ascontiguousarray(sizes), coefficients,
-        np.array(group.offsets, np.int64), np.ascontiguousarray(shapes), factor.clip,
-        group.bounding, conventions.halo == "shift", out,
+    nameless = replace(group, axes=("",) * len(group.axes))
+    out[:] = _shared_sums(
+        nameless, kinds.tobytes(), cuts.tobytes(), slots.tobytes(), sizes.tobytes(),
+        shapes.tobytes(), factor.clip, conventions.halo == "shift",
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _shared_sums(
+    group: Group, kinds: bytes, cuts: bytes, slots: bytes, sizes: bytes, shapes: bytes, clip: bool,
+    keep_halo: bool,
+) -> npt.NDArray[np.int64]:  # fmt: skip
+    """Sums of a group, remembered: height and width, and many templates, ask for the same."""
+    axes, dims = len(group.axes), len(group.offsets)
+    extents = np.frombuffer(sizes, np.int64).reshape(-1, axes)
+    out = np.zeros((4, len(extents)), np.int64)
+    shared_batch(
+        np.frombuffer(kinds, np.int64).reshape(axes, -1),
+        np.frombuffer(cuts, np.int64).reshape(len(extents), axes, -1),
+        np.frombuffer(slots, np.int64), extents, np.array(group.coefficients, np.int64),
+        np.array(group.offsets, np.int64), np.frombuffer(shapes, np.int64).reshape(-1, dims),
+        clip, group.bounding, keep_halo, out,
+    )  # fmt: skip
+    out.flags.writeable = False
+    return out
