@@ -11,17 +11,33 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
 from hwopt import __version__
-from hwopt.errors import HwoptError, InfeasibleError, QuantityError
+from hwopt.errors import HwoptError
 from hwopt.quantities import show
 
+
+class Commands(typer.core.TyperGroup):
+    """The group of commands, with one place where errors become messages and exit codes."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except HwoptError as error:
+            err.print(f"error: {error}", markup=False, style="red")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            err.print("interrupted", style="yellow")
+            raise typer.Exit(130) from error
+
+
 app = typer.Typer(
-    name="hwopt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="hwopt", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Performance models of accelerators from traced PyTorch graphs, and co-design search.",
 )  # fmt: skip
 out = Console(highlight=False, soft_wrap=True)
@@ -348,20 +364,10 @@ def main() -> None:
 
 def run(application: typer.Typer, arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    command = typer.main.get_command(application)
     try:
-        command.main(args=arguments, standalone_mode=False)
-    except (HwoptError, InfeasibleError, QuantityError) as error:
-        err.print(f"error: {error}", markup=False, style="red")
-        return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        err.print("interrupted", style="yellow")
-        return 130
+        application(arguments)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1
     return 0
 
 
