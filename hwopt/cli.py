@@ -24,7 +24,7 @@ from hwopt.quantities import show
 class Commands(typer.core.TyperGroup):
     """The group of commands, with one place where errors become messages and exit codes."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
@@ -37,7 +37,8 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    name="hwopt", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="hwopt", cls=Commands, no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
     help="Performance models of accelerators from traced PyTorch graphs, and co-design search.",
 )  # fmt: skip
 out = Console(highlight=False, soft_wrap=True)
