@@ -231,10 +231,8 @@ class DesignSpace(Section):
 
     def every(self) -> Codes:
         """All designs in order (the last knob changes fastest): (size, knobs)."""
-        grids = np.indices(tuple(self.counts.tolist()), dtype=np.int64).reshape(
-            len(self.counts), -1
-        )
-        return np.ascontiguousarray(grids.T).reshape(self.size, len(self.counts))
+        grids = np.indices(tuple(self.counts.tolist()), dtype=np.int64)
+        return np.ascontiguousarray(grids.reshape(len(self.counts), self.size).T)
 
 
 def _check_choice(choice: Choice, where: str) -> None:
@@ -293,7 +291,8 @@ def load_study(path: str | Path) -> StudyFile:
     path = Path(path)
     data = read_yaml(path)
     if isinstance(data, dict):
-        for model in data.get("models") or ():
+        models = data.get("models")
+        for model in models if isinstance(models, list) else ():
             quality = model.get("quality") if isinstance(model, dict) else None
             if isinstance(quality, dict) and isinstance(quality.get("file"), str):
                 beside = path.parent / quality["file"]

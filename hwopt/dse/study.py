@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,8 @@ class Study:
     @cached_property
     def _front_rows(self) -> Any:
         rows = np.flatnonzero(self.feasible)
+        # by codes first: of designs that cost the same, the same one stays whichever came first
+        rows = rows[np.lexsort((rows, *self.history.codes[rows].T[::-1]))]
         found = rows[pareto.non_dominated(self.costs[rows])]
         # by the first objective; the others and the codes settle ties
         keys = (*self.history.codes[found].T[::-1], *self.costs[found].T[::-1])
@@ -229,6 +232,7 @@ def search(
     *,
     resume: bool = False,
     workers: int = 1,
+    processes: int = 1,
     console: Console | None = None,
     **options: Any,
 ) -> Study:
@@ -237,14 +241,16 @@ def search(
     `space` may also be a whole study or the path of a study file; what is given here replaces what
     it says. Further `options` are keys of the study file (`constraints`, `aggregate`, ...) or of
     its `search` section (`population`, `optimizer`). `path` is the directory (default:
-    `runs/<name>`). Raises `StudyError` for what cannot be run or resumed and `InfeasibleError`
+    `runs/<name>`). `workers`: processes that price designs, through dask. `processes`: helpers that
+    map operators when many are new (a script that asks for more than one guards its main module, as
+    `multiprocessing` wants). Raises `StudyError` for what cannot be run or resumed and `InfeasibleError`
     when no design holds every constraint; KeyboardInterrupt passes through with all saved.
     """
     file = _study_file(space, objectives, budget, seed, options)
     directory = Path(path) if path is not None else Path("runs") / file.name
     from hwopt.dse.distributed import open_evaluator
 
-    with open_evaluator(file, workers, console) as evaluator:
+    with open_evaluator(file, workers, console, processes=processes) as evaluator:
         history = run(evaluator, file.search, directory, file, resume=resume, console=console)
         study = Study(directory, file, evaluator.goals, history)
         write_json(directory / RESULT, study.to_json())
@@ -262,7 +268,10 @@ def run_study(
     """What `hwopt search` does: search, then print the Pareto table on stdout."""
     from hwopt.dse.text import front_text
 
-    done = search(study, path=path, resume=resume, workers=workers, console=console)
+    helpers = min(4, os.cpu_count() or 1)
+    done = search(
+        study, path=path, resume=resume, workers=workers, processes=helpers, console=console
+    )
     print(front_text(done))  # noqa: T201 - the result of the command
     console.print(f"wrote {', '.join(sorted(reports))}, {RESULT} and {CHOSEN} to {path}")
     return done

@@ -25,7 +25,7 @@ SHALLOW = 2
 """The shallowest depth that is traced for expansion: at depth 1 the first block is the last."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """One shape of one model. `samples`: inputs per execution."""
 
@@ -144,7 +144,7 @@ def _contents(table: OpTable) -> dict[tuple[object, ...], Task]:
     result: dict[tuple[object, ...], Task] = {}
     for task in table.tasks:
         ways = tuple(
-            (a.tier, tuple(replace(stage, name="") for stage in a.stages))
+            (a.tier, a.span, tuple(replace(stage, name="") for stage in a.stages))
             for a in task.alternatives
         )
         content = (task.kind, task.macs, ways)
