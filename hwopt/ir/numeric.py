@@ -37,7 +37,8 @@ def stored_type(dtype: str) -> np.dtype[Any]:
 
 def rounded(values: Array, dtype: str) -> Array:
     """Values converted to an element type as a cast does: to nearest, ties to even; towards zero
-    for integers; "is not 0" for bool. Beyond the largest value: infinity (NaN for e4m3fn).
+    for integers; "is not 0" for bool. Beyond the largest value stands infinity; float8_e4m3fn,
+    which has none, saturates (as torch 2.13 does).
     """
     if dtype == "bool":
         return np.asarray(values != 0)
@@ -52,7 +53,7 @@ def rounded(values: Array, dtype: str) -> Array:
         _, exponent = np.frexp(wide)
         step = np.ldexp(1.0, np.maximum(exponent - 1, smallest) - (bits - 1))
         result = np.where(np.isfinite(wide), np.rint(wide / step) * step, wide)
-        over = np.nan if dtype == "float8_e4m3fn" else np.copysign(np.inf, wide)
+        over = np.copysign(largest if dtype == "float8_e4m3fn" else np.inf, wide)
         return np.where(np.abs(result) > largest, over, result).astype(kind)
 
 
@@ -98,7 +99,8 @@ def _sigmoid(x: Array) -> Array:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.true_divide, "pow": _power,
     "mod": np.mod, "floordiv": np.floor_divide, "maximum": np.maximum, "minimum": np.minimum,
-    "atan2": np.arctan2, "neg": np.negative, "abs": np.abs, "sign": np.sign,
+    "atan2": np.arctan2, "neg": np.negative, "abs": np.abs, 
+    "sign": lambda x: np.sign(np.where(np.isnan(x), 0, x)),
     "reciprocal": lambda x: np.true_divide(1.0, x), "sqrt": np.sqrt,
     "rsqrt": lambda x: 1.0 / np.sqrt(x), "square": np.square, "exp": np.exp, "exp2": np.exp2,
     "expm1": np.expm1, "log": np.log, "log2": np.log2, "log1p": np.log1p, "sin": np.sin,
