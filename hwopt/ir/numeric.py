@@ -99,7 +99,7 @@ def _sigmoid(x: Array) -> Array:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.true_divide, "pow": _power,
     "mod": np.mod, "floordiv": np.floor_divide, "maximum": np.maximum, "minimum": np.minimum,
-    "atan2": np.arctan2, "neg": np.negative, "abs": np.abs, 
+    "atan2": np.arctan2, "neg": np.negative, "abs": np.abs,
     "sign": lambda x: np.sign(np.where(np.isnan(x), 0, x)),
     "reciprocal": lambda x: np.true_divide(1.0, x), "sqrt": np.sqrt,
     "rsqrt": lambda x: 1.0 / np.sqrt(x), "square": np.square, "exp": np.exp, "exp2": np.exp2,
