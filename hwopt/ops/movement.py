@@ -150,6 +150,17 @@ def slice_scatter(call: Call, build: Builder) -> None:
     )  # fmt: skip
 
 
+@lowering("aten.as_strided_scatter.default")
+def as_strided_scatter(call: Call, build: Builder) -> None:
+    """`self` with the elements that strides reach replaced by `src`."""
+    x, source = call.tensor("self"), call.tensor("src")
+    build.gather(
+        call, "as_strided_scatter", [x, source], stride=tuple(call.arguments["stride"]),
+        offset=call.get("storage_offset", 0),
+        read_elements=[max(0, x.elements - source.elements), source.elements], kind="scatter",
+    )  # fmt: skip
+
+
 @lowering("aten.select_scatter.default")
 def select_scatter(call: Call, build: Builder) -> None:
     """`self` with one position of a dimension replaced by `src`."""

@@ -35,6 +35,14 @@ def alias(call: Call, build: Builder) -> None:
     build.pointwise(call, Operand(0), [x], kind="view", resource="none")
 
 
+@lowering("aten.view_as_real.default", "aten.view_as_complex.default")
+def complex_parts(call: Call, build: Builder) -> None:
+    """Real and imaginary part as a last dimension of size 2, or back."""
+    build.gather(
+        call, call.target.split(".")[1], [call.tensor("self")], kind="view", resource="none"
+    )
+
+
 @lowering("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
 def expand(call: Call, build: Builder) -> None:
     """Dimensions of size 1 repeat."""

@@ -30,6 +30,7 @@ CASES = [
     (A.tril.default, (X,)), (A.triu.default, (X, 1)), (A.tril.default, (X, -2)),
     (A.slice_scatter.default, (X, X[:, :2] * 0, 1, 1, 3)),
     (A.slice_scatter.default, (X, X[..., :2] * 0, 2, 0, 4, 2)),
+    (A.as_strided_scatter.default, (X, R(3, 2), [3, 2], [20, 5], 1)),
     (A.select_scatter.default, (X, X[0] * 0, 0, -1)),
     (A.slice_backward.default, (X[:, :2], [3, 4, 5], 1, 1, 3, 1)),
     (A.slice_backward.default, (X[..., :2], [3, 4, 5], 2, 1, 5, 2)),

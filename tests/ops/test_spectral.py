@@ -18,3 +18,11 @@ def test_transforms(run_aten, norm, size):
     run_aten(A._fft_c2r.default, half, [2], norm, size)
     run_aten(A._fft_c2c.default, half, [1, 2], norm, True)
     run_aten(A._fft_c2c.default, half, [1], norm, False)
+
+
+def test_complex_parts(run_aten):
+    """Complex numbers seen as pairs, and pairs as complex numbers, free of charge; products."""
+    x = torch.randn(3, 4, 2)
+    z = run_aten(A.view_as_complex.default, x).expected[0]
+    assert run_aten(A.view_as_real.default, z).graph.moved_bytes == 0
+    run_aten(A.mul.Tensor, z, z * 2)

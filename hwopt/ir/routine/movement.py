@@ -14,13 +14,34 @@ def reshape(_: Attributes, reads: list[Array], writes: Sequence[Declared]) -> li
     return [reads[0].reshape(writes[0][0])]
 
 
-def as_strided(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> list[Array]:
-    """`offset` and `stride` count elements of the source in row-major order."""
-    shape = writes[0][0]
+def _strided(a: Attributes, shape: Sequence[int]) -> Array:
+    """Row-major places in the source: `offset` and `stride` count elements."""
     flat = np.full(shape, a["offset"])
     for index, step in zip(np.indices(shape, sparse=True), a["stride"], strict=True):
         flat = flat + index * step
-    return [reads[0].reshape(-1)[flat]]
+    return flat
+
+
+def as_strided(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> list[Array]:
+    """The elements at strided places."""
+    return [reads[0].reshape(-1)[_strided(a, writes[0][0])]]
+
+
+def as_strided_scatter(a: Attributes, reads: list[Array], _: Sequence[Declared]) -> list[Array]:
+    """A copy with the elements at strided places replaced."""
+    out = reads[0].flatten()
+    out[_strided(a, reads[1].shape)] = reads[1]
+    return [out.reshape(reads[0].shape)]
+
+
+def view_as_real(_: Attributes, reads: list[Array], __: Sequence[Declared]) -> list[Array]:
+    """Real and imaginary part along a new last dimension."""
+    return [np.stack([reads[0].real, reads[0].imag], -1)]
+
+
+def view_as_complex(_: Attributes, reads: list[Array], __: Sequence[Declared]) -> list[Array]:
+    """The inverse of `view_as_real`."""
+    return [reads[0][..., 0] + 1j * reads[0][..., 1]]
 
 
 def cat(a: Attributes, reads: list[Array], _: Sequence[Declared]) -> list[Array]:
@@ -119,7 +140,8 @@ def fft_c2r(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> li
 
 
 ROUTINES: dict[str, Routine] = {
-    "reshape": reshape, "as_strided": as_strided, "cat": cat, "stack": stack, "pad": pad,
+    "reshape": reshape, "view_as_real": view_as_real, "view_as_complex": view_as_complex,
+    "as_strided": as_strided, "as_strided_scatter": as_strided_scatter, "cat": cat, "stack": stack, "pad": pad,
     "roll": roll, "slice_scatter": slice_scatter, "triangle_indices": triangle_indices,
     "random": random, "multinomial": multinomial,
     "fft_c2c": fft_c2c, "fft_r2c": fft_r2c, "fft_c2r": fft_c2r,
