@@ -65,7 +65,7 @@ class Attention:
                         count, 0,
                     ),
                 ]  # fmt: skip
-            yield f"blocks of {'x'.join(map(str, block))}", tuple(stages)
+            yield f"blocks of {'x'.join(map(str, block)) or 1}", tuple(stages)
 
 
 def _rows(problem: Problem) -> list[str]:

@@ -74,7 +74,7 @@ def test_operands_of_each_body():
 
 
 def test_an_operand_named_twice_is_moved_once():
-    """x + x reads x once."""
+    """X + x reads x once."""
     tensors = (Tensor("x", (4,), role="input"), Tensor("y", (4,)))
     body = Nest((Axis("i", 4),), (parse_access("i"), parse_access("i")), parse_access("i"))
     op = Op("double", "add", body, "vector", ("x", "x"), ("y",))

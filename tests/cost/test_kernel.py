@@ -150,3 +150,21 @@ def test_ties_go_to_lower_latency_then_energy():
     for objective in ("latency", "energy"):
         result = price(pack(table, hardware, lambda *_: rows), hardware, objective)
         assert (result.seconds[0], result.joules[0]) == (7.0, 4.0)
+
+
+def test_side_work_is_in_view_when_rows_are_chosen():
+    """A row that is slower alone wins where side work takes the port that the other one needs."""
+    design = Accelerator(
+        name="a", clock_hz=1.0, overhead_area_m2=0.0,
+        levels=(Memory(name="DRAM", kind="dram", bytes_per_s=1.0, read_joules_per_byte=0.0,
+                       write_joules_per_byte=0.0, leakage_watts=0.0, area_m2=0.0),),
+        compute=Compute(joules_per_mac=0.0, area_m2=0.0, leakage_watts=0.0),
+        vector=Vector(joules_per_operation=0.0, area_m2=0.0),
+    )  # fmt: skip
+    rows = np.array([[50.0, 0, 60, 0, 60, 0], [70.0, 0, 10, 0, 10, 0]])  # 60 s and 70 s alone
+    hardware = stack([design])
+    for outer, seconds in ((0.0, 60.0), (40.0, 70.0)):
+        stage = Stage("s", Request(problem(2, 2, 2)), Side(outer_read_bytes=outer))
+        table = OpTable("t", (Task("t", "k", ("t",), 1, 0, (Alternative("a", (stage,)),)),), {})
+        result = price(pack(table, hardware, lambda *_: rows), hardware, "latency")
+        assert result.seconds[0] == seconds
