@@ -141,7 +141,8 @@ def fft_c2r(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> li
 
 ROUTINES: dict[str, Routine] = {
     "reshape": reshape, "view_as_real": view_as_real, "view_as_complex": view_as_complex,
-    "as_strided": as_strided, "as_strided_scatter": as_strided_scatter, "cat": cat, "stack": stack, "pad": pad,
+    "as_strided": as_strided, "as_strided_scatter": as_strided_scatter,
+    "cat": cat, "stack": stack, "pad": pad,
     "roll": roll, "slice_scatter": slice_scatter, "triangle_indices": triangle_indices,
     "random": random, "multinomial": multinomial,
     "fft_c2c": fft_c2c, "fft_r2c": fft_r2c, "fft_c2r": fft_c2r,
