@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwopt.cost.kernel import pack, price
 from hwopt.cost.reference import price_table, total
 from hwopt.cost.tables import Alternative, OpTable, Request, Side, Stage, Task
-from hwopt.errors import SizeError
+from hwopt.errors import InfeasibleError, SizeError
 from hwopt.hardware.accelerator import (
     Accelerator,
     Compute,
@@ -168,3 +168,32 @@ def test_side_work_is_in_view_when_rows_are_chosen():
         table = OpTable("t", (Task("t", "k", ("t",), 1, 0, (Alternative("a", (stage,)),)),), {})
         result = price(pack(table, hardware, lambda *_: rows), hardware, "latency")
         assert result.seconds[0] == seconds
+
+
+def test_kernel_equals_evaluate_on_real_mappings(make):
+    """With the best mapping of each nest as the only candidate, both give the same totals."""
+    from hwopt.cost.cost import evaluate, homes_of
+    from hwopt.cost.tasks import op_table
+    from hwopt.mapping.best import best_mapping
+
+    designs = [make.machine(buffer_bytes=size).resolved() for size in (700.0, 3000.0, 65536.0)]
+    for program in (make.layer(), make.attention(2, 12, 10, 4)):
+        for fusion in ("off", "groups", "optimal"):
+            table = op_table(program, {}, fusion)
+            for design in designs:
+                cost = evaluate(program, design, fusion=fusion)
+
+                def rows(request, skeleton, design=design):
+                    try:
+                        best = best_mapping(
+                            request.problem, design, constraint=request.constraint,
+                            resident=homes_of(request, design) or {},
+                        )  # fmt: skip
+                    except InfeasibleError:
+                        return np.zeros((0, 11))
+                    return best.analysis.row(design)[np.newaxis]
+
+                hardware = stack([design])
+                result = price(pack(table, hardware, rows), hardware, "latency")
+                assert result.seconds[0] == pytest.approx(cost.seconds, rel=1e-12)
+                assert result.joules[0] == pytest.approx(cost.joules, rel=1e-12)
