@@ -38,7 +38,8 @@ class Eliminate(Pass):
         if self.duplicates:
             graph = _without_duplicates(graph)
         graph = without_dead(graph, graph.ops)
-        return regraphed(program, graph)
+        # A canonical graph has no copies left that could hide a view from its reader.
+        return regraphed(program, graph, keeps={"canonical"})
 
 
 def is_copy(graph: Graph, op: Op) -> bool:
