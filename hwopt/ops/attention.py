@@ -161,7 +161,7 @@ def _forward(
     weights = weights or build.temporary(call, scores.shape, scores.dtype)
     writes = [weights] if logsumexp is None else [weights, logsumexp]
     build.scan(
-        call, "softmax", [scores], writes, axis=len(scores.shape) - 1, log=False,
+        call, "softmax", [scores], writes, axis=len(scores.shape) - 1, log=False, safe=True,
         work=SOFTMAX_WORK * scores.elements, depth=SOFTMAX_DEPTH,
     )  # fmt: skip
     emit_values(build, heads, _emit_dropout(build, heads, weights), call.output)

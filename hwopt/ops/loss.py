@@ -171,7 +171,7 @@ def cross_entropy(call: Call, build: Builder) -> None:
     classes = min(1, len(x.shape) - 1)
     logs = build.temporary(call, x.shape, x.dtype)
     build.scan(
-        call, "softmax", [x], [logs], axis=classes, log=True,
+        call, "softmax", [x], [logs], axis=classes, log=True, safe=False,
         work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
     )  # fmt: skip
     smoothing = float(call.arguments["label_smoothing"])

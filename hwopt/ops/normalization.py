@@ -34,11 +34,14 @@ GRADIENT_WORK, GRADIENT_DEPTH = 9, 2
 @lowering("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default")
 @lowering("aten._log_softmax.default", "aten.log_softmax.int")
 def softmax(call: Call, build: Builder) -> None:
-    """`exp(x - max) / sum(exp(x - max))` along `dim`, or its logarithm."""
+    """`exp(x - max) / sum(exp(x - max))` along `dim`, or its logarithm.
+
+    A row of -inf alone gives NaN; the safe variant zeros.
+    """
     x, rank = call.tensor("self"), len(call.output.shape)
     build.scan(
         call, "softmax", [x], axis=call.arguments["dim"] % max(rank, 1),
-        log="log_softmax" in call.target, work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
+        log="log_softmax" in call.target, safe="_safe" in call.target, work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
     )  # fmt: skip
 
 

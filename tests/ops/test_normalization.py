@@ -22,10 +22,12 @@ def test_softmax(run_aten, dim):
 
 
 def test_safe_softmax(run_aten):
-    """A row of minus infinity gives zeros."""
+    """A row of minus infinity gives zeros; without safety NaN."""
     x = R(3, 4)
     x[1] = -torch.inf
     run_aten(A._safe_softmax.default, x, -1)
+    run_aten(A._softmax.default, x, -1, False)
+    run_aten(A._log_softmax.default, x, -1, False)
 
 
 @pytest.mark.parametrize("affine", ["none", "weight", "both"])

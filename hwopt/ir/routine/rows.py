@@ -15,20 +15,20 @@ def _sigmoid(x: Array) -> Array:
 
 
 def softmax(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> list[Array]:
-    """`[y]`, or `[y, logsumexp]` (without the axis). A row of -inf alone gives zeros.
-
-    In single precision at least, as kernels do.
+    """`[y]`, or `[y, logsumexp]` (without the axis). A row of -inf alone gives NaN, or zeros with
+    the attribute `safe`. In single precision at least, as kernels do.
     """
     x = reads[0].astype(np.result_type(reads[0].dtype, np.float32))
     axis = a["axis"] if x.ndim else None
     top = x.max(axis, keepdims=True)
-    shifted = x - np.where(np.isinf(top), 0, top)
-    total = np.exp(shifted).sum(axis, keepdims=True)
-    with np.errstate(divide="ignore"):
+    empty = np.isneginf(top) & a.get("safe", False)
+    top = np.where(empty, 0, top)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted = x - top
+        total = np.exp(shifted).sum(axis, keepdims=True)
         logs = np.log(total)
-    y = shifted - logs if a["log"] else np.exp(shifted) / np.where(total == 0, 1, total)
-    lse = logs + np.where(np.isinf(top), 0, top)
-    return [y, lse.reshape(writes[1][0])] if len(writes) > 1 else [y]
+        y = shifted - logs if a["log"] else np.exp(shifted) / np.where(empty, 1, total)
+    return [y, (logs + top).reshape(writes[1][0])] if len(writes) > 1 else [y]
 
 
 def softmax_backward(a: Attributes, reads: list[Array], _: Sequence[Declared]) -> list[Array]:
