@@ -116,6 +116,31 @@ def outer(call: Call, build: Builder) -> None:
     )  # fmt: skip
 
 
+@lowering("aten._trilinear.default")
+def trilinear(call: Call, build: Builder) -> None:
+    """The sum over `sumdim` of a product of three tensors, each given dimensions of size 1: on the
+    vector unit, as no contraction of two operands says it in one nest.
+    """
+    tensors = [call.tensor(f"i{i}") for i in (1, 2, 3)]
+    added = [call.arguments[f"expand{i}"] for i in (1, 2, 3)]
+    rank = len(tensors[0].shape) + len(added[0])
+    axes: dict[str, int] = {}
+    reads = []
+    for tensor, hidden in zip(tensors, added, strict=True):
+        own = [f"d{i}" for i in range(rank) if i not in {d % rank for d in hidden}]
+        for name, size in zip(own, tensor.shape, strict=True):
+            axes[name] = max(size, axes.get(name, 1))
+        reads.append((tensor, own))
+    axes = {f"d{i}": axes[f"d{i}"] for i in range(rank)}
+    summed = {d % rank for d in call.arguments["sumdim"]}
+    value = apply("mul", apply("mul", Operand(0), Operand(1)), Operand(2))
+    build.nest(
+        call, axes, [_letters(t, tuple(own), axes) for t, own in reads],
+        at(call.output, *(f"d{i}" for i in range(rank) if i not in summed)), value, "sum",
+        kind="trilinear", resource="vector",
+    )  # fmt: skip
+
+
 @lowering("aten.einsum.default")
 def einsum(call: Call, build: Builder) -> None:
     """Products of pairs from left to right; letters that one operand alone has are summed first."""

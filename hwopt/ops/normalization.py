@@ -41,7 +41,8 @@ def softmax(call: Call, build: Builder) -> None:
     x, rank = call.tensor("self"), len(call.output.shape)
     build.scan(
         call, "softmax", [x], axis=call.arguments["dim"] % max(rank, 1),
-        log="log_softmax" in call.target, safe="_safe" in call.target, work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
+        log="log_softmax" in call.target, safe="_safe" in call.target,
+        work=SOFTMAX_WORK * x.elements, depth=SOFTMAX_DEPTH,
     )  # fmt: skip
 
 

@@ -43,6 +43,20 @@ def topk(call: Call, build: Builder) -> None:
     )  # fmt: skip
 
 
+@lowering("aten.median.dim", "aten.median.default")
+def median(call: Call, build: Builder) -> None:
+    """The middle of each row in order, the lower one of two; of all elements without `dim`."""
+    x, writes = call.tensor("self"), list(call.outputs)
+    if "dim" not in call.arguments:
+        x = build.reshape(call, x, build.temporary(call, (x.elements,), x.dtype))
+        writes.append(build.temporary(call, (), "int64"))
+    dim, length = _line(call, x)
+    build.gather(
+        call, "topk", [x], writes, dim=dim, k=(length + 1) // 2, largest=False, only_last=True,
+        work=x.elements * 2, resource="vector",
+    )  # fmt: skip
+
+
 @lowering("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default")
 @lowering("aten.cummax.default", "aten.cummin.default")
 def cumulative(call: Call, build: Builder) -> None:

@@ -1,11 +1,14 @@
-"""Fourier transforms: real to complex and back, `5 n log2 n` operations per complex line of n
-(Cooley and Tukey 1965; half of that where one side is real).
+"""Complex numbers made of two parts, and Fourier transforms, real to complex and back.
+
+A transform takes `5 n log2 n` operations per complex line of n (Cooley and Tukey 1965), half of
+that where one side is real.
 """
 
 from __future__ import annotations
 
 import math
 
+from hwopt.ir.scalar import Operand, apply
 from hwopt.ops.builder import Builder
 from hwopt.ops.lowering import Call, lowering
 
@@ -28,3 +31,19 @@ def transform(call: Call, build: Builder) -> None:
         last=out.shape[dims[-1]], work=work if kind == "c2c" else work // 2, kind="fourier",
         resource="vector",
     )  # fmt: skip
+
+
+@lowering("aten.complex.default", "aten.polar.default")
+def compose(call: Call, build: Builder) -> None:
+    """From real and imaginary part, or from length and angle: `r cos(a)`, `r sin(a)`."""
+    polar = "polar" in call.target
+    parts = [call.tensor("abs" if polar else "real"), call.tensor("angle" if polar else "imag")]
+    if polar:
+        parts = [
+            build.pointwise(
+                call, apply("mul", Operand(0), apply(function, Operand(1))), parts,
+                build.temporary(call, call.output.shape, parts[0].dtype),
+            )
+            for function in ("cos", "sin")
+        ]  # fmt: skip
+    build.gather(call, "complex", parts, kind="copy")

@@ -84,3 +84,9 @@ def test_einsum(run_aten, equation, shapes):
     args = [R(s) for s in shapes]
     result = run_aten(A.einsum.default, equation, args)
     assert result.graph.flops in (counted(A.einsum, equation, args), 0)
+
+
+def test_trilinear(run_aten):
+    """The sum behind a bilinear layer."""
+    a, weight, b = R(3, 4), R(5, 4, 6), R(3, 6)
+    run_aten(A._trilinear.default, a, weight, b, [1, 3], [0], [1, 2], [2, 3])

@@ -36,3 +36,10 @@ def test_cumulative(run_aten, dim):
     run_aten(A.cummax.default, TIES, dim)
     run_aten(A.cumsum.default, X > 0, dim)
     run_aten(A.cumsum.default, torch.tensor(2.0), 0)
+
+
+def test_median(run_aten):
+    """The lower of two middles, per row and of all."""
+    run_aten(A.median.dim, X, 1)
+    run_aten(A.median.dim, X[:3], 0, True)
+    run_aten(A.median.default, X)

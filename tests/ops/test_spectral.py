@@ -26,3 +26,5 @@ def test_complex_parts(run_aten):
     z = run_aten(A.view_as_complex.default, x).expected[0]
     assert run_aten(A.view_as_real.default, z).graph.moved_bytes == 0
     run_aten(A.mul.Tensor, z, z * 2)
+    run_aten(A.complex.default, x[..., 0], x[..., 1])
+    run_aten(A.polar.default, x[..., 0].abs(), x[..., 1])

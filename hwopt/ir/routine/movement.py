@@ -44,6 +44,11 @@ def view_as_complex(_: Attributes, reads: list[Array], __: Sequence[Declared]) -
     return [reads[0][..., 0] + 1j * reads[0][..., 1]]
 
 
+def complex_of(_: Attributes, reads: list[Array], __: Sequence[Declared]) -> list[Array]:
+    """Real and imaginary part as one complex number."""
+    return [reads[0] + 1j * reads[1]]
+
+
 def cat(a: Attributes, reads: list[Array], _: Sequence[Declared]) -> list[Array]:
     """One after another along `dim`."""
     return [np.concatenate(reads, a["dim"])]
@@ -140,7 +145,8 @@ def fft_c2r(a: Attributes, reads: list[Array], writes: Sequence[Declared]) -> li
 
 
 ROUTINES: dict[str, Routine] = {
-    "reshape": reshape, "view_as_real": view_as_real, "view_as_complex": view_as_complex,
+    "reshape": reshape, "complex": complex_of,
+    "view_as_real": view_as_real, "view_as_complex": view_as_complex,
     "as_strided": as_strided, "as_strided_scatter": as_strided_scatter,
     "cat": cat, "stack": stack, "pad": pad,
     "roll": roll, "slice_scatter": slice_scatter, "triangle_indices": triangle_indices,
