@@ -34,7 +34,7 @@ from hwopt.quantities import show_bytes
 BUDGET = 60_000
 """Boxes bounded per kind of factors, besides local search, before the search stops with a stated gap."""
 DIVE, BETTERED, ROUNDS = 150, 12, 2
-"""Boxes of a dive (one per objective and template), dives then improved, rounds of that."""
+"""Boxes of a dive (one per objective and template), dives improved, rounds of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _search(
     """Lower `best` by dives, local search, then branch and bound of every space in turn."""
     winner = None
     least = math.inf
-    starts, boxes = _start(spaces, numbers)
+    starts, boxes = start(spaces, numbers, BETTERED, ROUNDS)
     for key, number, found in starts:
         if tuple(key) < tuple(best):
             best[:], winner = key, (number, found)
@@ -209,8 +209,10 @@ Start: TypeAlias = tuple[npt.NDArray[np.float64], int, npt.NDArray[np.int64]]
 """Key (objective, seconds, joules), number of the space, row per table."""
 
 
-def _start(spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers) -> tuple[list[Start], int]:
-    """Short dives into every space, one per objective; local search from the best of them.
+def start(
+    spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers, bettered: int, rounds: int
+) -> tuple[list[Start], int]:
+    """Short dives into every space, one per objective; local search from the best `bettered`.
 
     Returns the results, best first, and the boxes bounded.
     """
@@ -223,10 +225,10 @@ def _start(spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers) -> tuple[
             if np.isfinite(key[0]):
                 key[0] = (key[1], key[2], key[1] * key[2])[objective]
                 starts.append((key, number, found))
-    starts.sort(key=lambda start: (*start[0], start[1]))
-    for key, number, found in starts[:BETTERED]:
-        boxes += improve(spaces[number][1].packed, *numbers, key, found, ROUNDS)
-    return sorted(starts, key=lambda start: (*start[0], start[1])), boxes
+    starts.sort(key=lambda item: (*item[0], item[1]))
+    for key, number, found in starts[:bettered]:
+        boxes += improve(spaces[number][1].packed, *numbers, key, found, rounds)
+    return sorted(starts, key=lambda item: (*item[0], item[1])), boxes
 
 
 def _infeasible(

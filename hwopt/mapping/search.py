@@ -33,6 +33,7 @@ class Forest:
         order = np.argsort(~(space.forms < 0).any(axis=0), kind="stable")  # subtracted ones first
         forms, whole = space.forms[:, order], space.whole[order]
         negative = (forms < 0).any(axis=0)
+        subtracted = int(negative.sum())
         pad = np.zeros(space.weights.shape[1] + len(space.rooms), np.bool_)
         self.roots = np.zeros(len(space.tables), np.int64)
         offset = 0
@@ -43,6 +44,8 @@ class Forest:
             columns = np.hstack([changed, new, kept, table.extents, table.uses])
             rows = undominated(columns, np.concatenate([np.tile(negative, 3), pad]))
             lo, hi, left, right, row, width = _grow(np.ascontiguousarray(columns[rows]))
+            hi = np.hstack([*(hi[:, k * len(whole) :][:, :subtracted] for k in range(3)),
+                            hi[:, columns.shape[1] - len(space.rooms) :]])  # fmt: skip
             left = np.where(left < 0, -1, left + offset)
             right = np.where(right < 0, -1, right + offset)
             trees.append((lo, hi, left, right, np.where(row < 0, -1, rows[row]), width))
@@ -54,7 +57,7 @@ class Forest:
         )
         self.whole = np.where(whole, 0.0, 1.0)
         self.shape = np.array(
-            [len(whole), space.weights.shape[1], len(space.rooms), negative.sum()], np.int64
+            [len(whole), space.weights.shape[1], len(space.rooms), subtracted], np.int64
         )
         start, term, coefficient = [0], [], []
         for form in forms:
@@ -190,7 +193,7 @@ def _bound(
 
     `row` = steps, then per memory footprint, busiest read, busiest write, total read and write.
     `limits[m]`: bytes that memory `m` may hold at most; `floors`: see `Space`. Subtracted
-    terms come first in the tables.
+    terms come first in the tables; `hi` has only them and the use of the fan-outs.
     """
     terms, footprints, dims, negative = shape[0], shape[1], shape[2], shape[3]
     parts, memories = box.size, fixed.size
@@ -200,7 +203,7 @@ def _bound(
         least, most = 1.0, 1.0
         for p in range(parts):
             least *= lo[box[p], base + d]
-            most *= hi[box[p], base + d]
+            most *= hi[box[p], 3 * negative + d]
         if least > rooms[d]:
             return False
         copies *= min(most, rooms[d])
@@ -217,7 +220,7 @@ def _bound(
             return False
     low, high = work[4], work[5]
     _terms(lo, box, 0, terms, terms, whole, work, low)
-    _terms(hi, box, 0, negative, terms, whole, work, high)
+    _terms(hi, box, 0, negative, negative, whole, work, high)
     for column in range(1 + 4 * memories):
         value = 0.0
         for i in range(start[column], start[column + 1]):
@@ -435,6 +438,59 @@ def _covered(row: Any, archive: Any, count: int, columns: Any, slack: float) -> 
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
+def _insert(
+    archive: Any, exact: Any, found: Any, count: int, columns: Any, row: Any, exact_row: Any,
+    number: int, rows: Any,
+) -> int:  # fmt: skip
+    """Add a row that none covers, without those that it covers; returns the archive's size."""
+    kept = 0
+    for i in range(count):
+        worse = True
+        for c in columns:
+            if archive[i, c] < row[c]:
+                worse = False
+                break
+        if not worse:
+            archive[kept], exact[kept], found[kept] = archive[i], exact[i], found[i]
+            kept += 1
+    archive[kept], exact[kept] = row, exact_row
+    found[kept, 0] = number
+    for p in range(rows.size):
+        found[kept, 1 + p] = rows[p]
+    return kept + 1
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def seed(
+    packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
+    found: Any, count: int, number: int, chosen: Any,
+) -> int:  # fmt: skip
+    """Add one mapping (a row per part) of space `number` to an archive, unless it is covered."""
+    (lo, hi, _, _, leaf, _, roots, whole, shape, start, term, coefficient, weights,
+     fixed, rooms, floors) = packed  # fmt: skip
+    parts = roots.size
+    work = np.zeros((6, shape[0]))
+    row, exact_row = np.zeros(1 + 5 * fixed.size), np.zeros(1 + 5 * fixed.size)
+    box = np.empty(parts, np.int64)
+    for p in range(parts):
+        end = roots[p + 1] if p + 1 < parts else leaf.size
+        for node in range(roots[p], end):
+            if leaf[node] == chosen[p]:
+                box[p] = node
+    limits = np.full(fixed.size, np.inf)
+    _bound(
+        box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
+        rooms, floors, work, exact_row,
+    )  # fmt: skip
+    row[:] = exact_row
+    if count == archive.shape[0] or not _round_up(row, grid, ends):
+        return count
+    if _covered(row, archive, count, columns, 1.0):
+        return count
+    return _insert(archive, exact, found, count, columns, row, exact_row, number, chosen)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def front(  # noqa: C901 - one compiled loop: calls would pass every array again
     packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
     found: Any, count: int, slack: float, budget: int,
@@ -458,7 +514,7 @@ def front(  # noqa: C901 - one compiled loop: calls would pass every array again
         if ends[m] > 0:
             limits[m] = grid[m, ends[m] - 1]
     score = np.empty(2)
-    box = np.empty(parts, np.int64)
+    box, rows_found = np.empty(parts, np.int64), np.empty(parts, np.int64)
     stack[0] = roots
     bounds[0] = 0.0
     top, nodes = 1, 0
@@ -471,28 +527,17 @@ def front(  # noqa: C901 - one compiled loop: calls would pass every array again
         box[:] = stack[top]
         by = _split(box, width)
         if by < 0:
-            kept = 0
-            for i in range(count):
-                worse = True
-                for c in columns:
-                    if archive[i, c] < bounds[top, c]:
-                        worse = False
-                        break
-                if not worse:
-                    archive[kept], exact[kept], found[kept] = archive[i], exact[i], found[i]
-                    kept += 1
-            count = kept
             if count == archive.shape[0]:
                 return count, nodes, False
-            archive[count] = bounds[top]
+            for p in range(parts):
+                rows_found[p] = leaf[box[p]]
             _bound(
                 box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
-                fixed, rooms, floors, work, exact[count],
+                fixed, rooms, floors, work, rows[0],
             )  # fmt: skip
-            for p in range(parts):
-                found[count, 1 + p] = leaf[box[p]]
-            found[count, 0] = -1
-            count += 1
+            count = _insert(
+                archive, exact, found, count, columns, bounds[top], rows[0], -1, rows_found
+            )
             continue
         node = box[by]
         for child in range(2):

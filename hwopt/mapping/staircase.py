@@ -17,8 +17,8 @@ import hashlib
 import io
 import math
 import zipfile
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingType
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,18 +32,20 @@ from hwopt.hardware.accelerator import Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.program import Constraint
 from hwopt.mapping.analysis import Objective, Price, price
-from hwopt.mapping.best import freeze, skeleton, spaces_of
+from hwopt.mapping.best import Numbers, freeze, skeleton, spaces_of, start
 from hwopt.mapping.mapping import Mapping, parse_mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import front, thin
+from hwopt.mapping.search import front, seed, thin
 from hwopt.mapping.tables import Factors
 from hwopt.mapping.traffic import check_size
 
 VERSION = 1
 """Part of the cache key: raise it when rows change for equal inputs."""
 MOST = 300
-BUDGET = 150_000
-ROWS = {"any": 120, "perfect": 120}
+BUDGET = 100_000
+CELLS, SEEDED = 5, 3
+"""Capacities and mappings per imaginary machine that start the archive."""
+ROWS = {"any": 250, "perfect": 250}
 """Rows of the tables of tile chains that a staircase searches."""
 SLACKS = (1.01, 1.02, 1.03, 1.05, 1.08, 1.12, 1.2, 1.35, 1.5, 2.0)
 
@@ -184,10 +186,19 @@ def _make(key: Key) -> Staircase:
     archive, exact = np.zeros((most + 1, width)), np.zeros((most + 1, width))
     parts = max((len(space.tables) for space, _ in spaces), default=0)
     found = np.zeros((most + 1, 1 + parts), np.int64)
-    count, boxes, slack, gap, exhausted = 0, 0, 1.0, 1.0, True
-    turn = 0
+    count, boxes = 0, 0
+    for numbers in _scenarios(problem, accelerator, grid, ends):
+        starts, used = start(spaces, numbers, SEEDED, 1)
+        boxes += used
+        for _, number, picked in starts[:SEEDED]:
+            count = seed(
+                spaces[number][1].packed, float(problem.points), grid, ends, columns, archive,
+                exact, found, count, number, picked,
+            )  # fmt: skip
+    slack, gap, exhausted, turn = 1.0, 1.0, True, 0
+    seeded = boxes
     for number, (_, forest) in enumerate(spaces):
-        share = max(5000, (budget - boxes) // (len(spaces) - number))
+        share = max(3000, (budget - boxes + seeded) // (len(spaces) - number))
         while True:
             count, used, done = front(
                 forest.packed, float(problem.points), grid, ends, columns, archive, exact, found,
@@ -216,6 +227,38 @@ def _make(key: Key) -> Staircase:
     result = np.ascontiguousarray(exact[order])
     result.flags.writeable = False
     return Staircase(result, texts, problem.points, boxes, gap - 1, exhausted)
+
+
+def _scenarios(
+    problem: Problem, accelerator: Accelerator, grid: npt.NDArray[np.float64],
+    ends: npt.NDArray[np.int64],
+) -> Iterator[Numbers]:  # fmt: skip
+    """Imaginary machines whose good mappings start the archive, so that a search that is cut short
+    has something good for every kind of design.
+
+    Capacities from the least to the largest of the grid, together; typical ratios of energies
+    (outermost memory, single on-chip ones, those that exist many times); an outermost memory of
+    unlimited, ample or scarce bandwidth. The archive stays exact whatever these numbers are.
+    """
+    lanes = float(accelerator.lanes)
+    cells = max(1, min(CELLS, int(ends.max())))
+    energies = [
+        64.0 if number == 0 else 2.0 if accelerator.instances(memory.name) == 1 else 0.2
+        for number, memory in enumerate(accelerator.memories)
+    ]
+    for cell in range(cells):
+        memories = np.full((len(ends), 6), math.inf)
+        for number, end in enumerate(ends):
+            if end:
+                place = round(cell * (end - 1) / max(1, cells - 1)) if cells > 1 else end - 1
+                memories[number, 0] = grid[number, place]
+            memories[number, 4:] = energies[number]
+        for objective, outer in (
+            (0, math.inf), (0, lanes / 16), (0, lanes / 128), (1, math.inf), (2, lanes / 16),
+        ):  # fmt: skip
+            machine = memories.copy()
+            machine[0, 3] = outer
+            yield float(problem.points), np.array([1.0, 0.0, 0.0, 0.0]), machine, objective
 
 
 def _columns(accelerator: Accelerator, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

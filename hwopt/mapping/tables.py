@@ -24,7 +24,7 @@ from hwopt.mapping.mapping import Keep, Mapping, Spread
 from hwopt.mapping.plan import Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.template import Template
-from hwopt.mapping.traffic import chain_sums, padded, touched
+from hwopt.mapping.traffic import Distinct, chain_sums, padded, touched
 
 Factors: TypeAlias = Literal["any", "perfect"]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -344,4 +344,8 @@ def _values(
             full, cut = padded(plan, sizes, tuple(int(t) for t in tiles[row]))
             tiles[row] = cut
             grown[row] = [full[axis] for axis in part]
-    return {n: chain_sums(plan.factors[n], problem, part, tiles, grown, conventions) for n in mine}
+    distinct: Distinct = {}
+    return {
+        n: chain_sums(plan.factors[n], problem, part, tiles, grown, conventions, distinct)
+        for n in mine
+    }

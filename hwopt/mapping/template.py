@@ -27,7 +27,7 @@ from hwopt.mapping.plan import groups_of
 from hwopt.mapping.problem import Problem, may_spread
 
 Storage = tuple[Memory, OperandRole]
-MOST = 48
+MOST = 24
 """Orders of storage nodes that are searched at most."""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingType
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from hwopt.mapping.verify import verify_mapping
 
 __all__ = ["analyse", "chain_sums", "check_size", "fill", "padded", "row_columns", "touched"]
 
-Sums = tuple[int, int, int, int]
+Sums: TypeAlias = tuple[int, int, int, int]
 """Wanted, kept, overlap (see `sums`) and the largest tile."""
 
 
@@ -150,22 +151,31 @@ def _sums(
     axes = tuple(Axis(name, size) for name, size in zip(factor.axes, originals, strict=True))
     tiles = np.array([[tile for cut in cuts for tile in cut]], np.int64)
     sizes = np.array([extents], np.int64)
-    values = chain_sums(local, Problem(axes, ()), factor.axes, tiles, sizes, conventions)
+    values = chain_sums(local, Problem(axes, ()), factor.axes, tiles, sizes, conventions, {})
     return tuple(int(value) for value in values[:, 0])  # type: ignore[return-value]
+
+
+Distinct: TypeAlias = dict[tuple[int, ...], tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
+"""Rows that differ in some columns, and for each row which of them it is like, by columns."""
 
 
 def chain_sums(
     factor: Factor, problem: Problem, part: tuple[str, ...], tiles: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64], conventions: Conventions,
+    sizes: npt.NDArray[np.int64], conventions: Conventions, distinct: Distinct,
 ) -> npt.NDArray[np.float64]:  # fmt: skip
     """One factor for many mappings: `tiles` (rows, nodes), `sizes` (rows, axes of the part).
 
-    Returns (4, rows): wanted, kept, overlap, largest tile.
+    Returns (4, rows): wanted, kept, overlap, largest tile. `distinct` is filled for the next factor
+    of the same rows.
     """
     own = [part.index(axis) for axis in factor.axes]
     nodes = [number for numbers in factor.nodes for number in numbers]
-    keys = np.concatenate([tiles[:, nodes], sizes[:, own]], axis=1)
-    _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    key = (*nodes, *(-1 - axis for axis in own))
+    if key not in distinct:
+        keys = np.concatenate([tiles[:, nodes], sizes[:, own]], axis=1)
+        _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        distinct[key] = first, back.reshape(-1)
+    first, back = distinct[key]
     out = np.zeros((4, len(first)), np.int64)
     if factor.group is None or factor.group.plain:
         plain_batch(
@@ -177,7 +187,7 @@ def chain_sums(
         out[2] = 0
     else:
         _shared(factor, problem, tiles[first], sizes[first][:, own], conventions, out)
-    return out[:, back.reshape(-1)].astype(np.float64)
+    return out[:, back].astype(np.float64)
 
 
 def _shared(
