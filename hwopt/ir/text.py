@@ -98,8 +98,8 @@ class _Printer:
         return f"%{quote(tensor.name)} : {quote(tensor.dtype)}[{sizes}]{role}"
 
     def _op(self, op: Op) -> None:
-        body = self._body(op.body)
         self._declare(self._needed(op))
+        body = self._body(op.body)
         results = []
         for name in op.writes:
             if self._position.get(name) == self._next:
