@@ -110,6 +110,8 @@ class Priced:
         lines = [str(self.mapping), ""]
         for memory, by in self.analysis.flows.items():
             for role, flow in by.items():
+                if not flow.footprint:
+                    continue
                 size = flow.footprint * self.analysis.bits[role] / 8
                 lines.append(
                     f"{memory:<12} {role:<7} tile {show_bytes(size):>10}  "

@@ -1,0 +1,37 @@
+"""The form of validations."""
+
+import pytest
+
+from hwopt.errors import FileFormatError, PathError, UnknownNameError
+from hwopt.validation.harness import score, validate
+
+
+def test_scores():
+    """Relative errors in percent, the share of equal rows, rank correlation."""
+    metrics = score([1.0, 3.0, 4.0, 8.0], [1.0, 2.0, 4.0, 16.0])
+    assert metrics["exact_share"] == 0.5
+    assert metrics["mape_percent"] == pytest.approx((0 + 50 + 0 + 50) / 4)
+    assert metrics["median_percent"] == 25
+    assert metrics["max_percent"] == 50
+    assert metrics["spearman"] == 1
+
+
+def test_macs_of_published_networks(tmp_path):
+    """Every layer and total of the reference file is met exactly; another file may be given."""
+    outcome = validate("mac-counts")
+    assert len(outcome.rows) == 16
+    assert outcome.metrics["exact_share"] == 1
+    other = tmp_path / "mac_counts.csv"
+    other.write_text("network,layer,macs\nVGG-16,CONV1-1,86704129\n")
+    assert validate("mac-counts", other).metrics["exact_share"] == 0
+
+
+def test_bad_data(tmp_path):
+    """Missing files and columns, and unknown names, are each one clear error."""
+    with pytest.raises(PathError, match="--data"):
+        validate("mac-counts", tmp_path / "absent.csv")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(FileFormatError, match="layer"):
+        validate("mac-counts", tmp_path / "x.csv")
+    with pytest.raises(UnknownNameError):
+        validate("nosuch")
