@@ -14,7 +14,7 @@ from hwopt.files import read_json
 from hwopt.frontend.captured import Captured, tracing
 from hwopt.frontend.inference import capture_inference
 from hwopt.frontend.naming import WRAPPED
-from hwopt.frontend.subject import accepts
+from hwopt.frontend.subject import accepts, device_of
 from hwopt.ir.tensor import Role
 from hwopt.models.library import Specification
 
@@ -169,15 +169,16 @@ def capture_cached(name: str, module: nn.Module, batch: int, seq: int, *, decode
         states = cache_states(name, module, batch, seq)
     new = 1 if decode else seq
     wrapped = Cached(module, states, seq if decode else 0)
-    inputs = {"input_ids": torch.empty((batch, new), dtype=torch.int64, device="meta"), **states}
+    tokens = torch.zeros((batch, new), dtype=torch.int64, device=device_of(module))
+    inputs = {"input_ids": tokens, **states}
     roles: dict[str, Role] = dict.fromkeys(states, "cache")
     return capture_inference(name, wrapped, inputs, roles=roles, results=wrapped.recorded)
 
 
 def cache_states(name: str, model: nn.Module, batch: int, seq: int) -> dict[str, torch.Tensor]:
-    """Meta tensors of a cache that holds `seq` tokens, as a short prefill shows its form."""
+    """Tensors of a cache that holds `seq` tokens, as a short prefill shows its form."""
     probe = Cached(model, {}, 0)
-    tokens = torch.empty((batch, _PROBE), dtype=torch.int64, device="meta")
+    tokens = torch.zeros((batch, _PROBE), dtype=torch.int64, device=device_of(model))
     with tracing(name), torch.no_grad():
         program = torch.export.export(probe, (tokens,), strict=False)
     output = next(node for node in program.graph.nodes if node.op == "output")
@@ -193,7 +194,7 @@ def cache_states(name: str, model: nn.Module, batch: int, seq: int) -> dict[str,
         if kind in _TOKEN_AXIS:
             window = windows.get(int(layer))
             shape[_TOKEN_AXIS[kind]] = min(seq, window - 1) if window else seq
-        states[label] = torch.empty(shape, dtype=value.dtype, device="meta")
+        states[label] = torch.empty(shape, dtype=value.dtype, device=device_of(model))
     return states
 
 

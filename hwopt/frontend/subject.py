@@ -73,7 +73,7 @@ def from_inputs(
         label = ".".join([head if side == "0" else first, *rest])
         constants.append(None if isinstance(leaf, torch.Tensor) else leaf)
         if isinstance(leaf, torch.Tensor):
-            flat[label] = leaf
+            flat[label] = _beside(leaf, module)
 
     def arguments(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = iter(tensors)
@@ -95,11 +95,11 @@ def from_shapes(
     options: Mapping[str, Any] | None = None,
     loss: LossName | None = None,
 ) -> Subject:
-    """A subject called with keyword arguments of these shapes (on the meta device)."""
+    """A subject called with keyword arguments of these shapes (on its device)."""
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), None)
     inputs = {
         key: torch.empty(
-            shape, device="meta",
+            shape, device=device_of(module),
             dtype=dtype if kind == "float32" and dtype is not None else parse_dtype(kind),
         )
         for key, (shape, kind) in shapes.items()
@@ -110,6 +110,22 @@ def from_shapes(
         return (), dict(zip(names, tensors, strict=True))
 
     return Subject(name, module, inputs, arguments, options or {}, loss, owned=True)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are; the meta device for one without any."""
+    parameter = next(module.parameters(), None)
+    return torch.device("meta") if parameter is None else parameter.device
+
+
+def _beside(value: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """The tensor on the module's device; what a meta tensor holds does not matter to a trace."""
+    device = device_of(module)
+    if value.device == device or next(module.parameters(), None) is None:
+        return value
+    if value.device.type == "meta":
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+    return value.to(device)
 
 
 def accepts(module: nn.Module, argument: str) -> bool:

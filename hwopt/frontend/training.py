@@ -80,13 +80,21 @@ def capture_training(subject: Subject, module: nn.Module) -> Captured:
             inputs = {**inputs, TARGET: target}
         step = WithLoss(subject, model, loss)
         tensors = tuple(inputs.values())
-        recurrent = torch._dynamo.config.patch(allow_rnn=True)  # noqa: SLF001 - its public home
-        with traceback.preserve_node_meta(), recurrent, contextlib.ExitStack() as stack:
+        with traceback.preserve_node_meta(), _settings(), contextlib.ExitStack() as stack:
             forward = dynamo_graph_capture_for_export(step)(*tensors)
             joint = aot_export_joint_with_descriptors(
                 stack, forward, tensors, decompositions=_decompositions()
             )
         return _described(joint.graph_module, tuple(inputs), model)
+
+
+def _settings() -> contextlib.AbstractContextManager[Any]:
+    """Everything is static, whatever was captured before; recurrent layers are let through."""
+    settings = torch._dynamo.config  # noqa: SLF001 - its public home
+    patched: contextlib.AbstractContextManager[Any] = settings.patch(
+        allow_rnn=True, specialize_float=True, automatic_dynamic_shapes=False
+    )
+    return patched
 
 
 def _described(
