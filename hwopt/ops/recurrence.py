@@ -197,9 +197,10 @@ def _mkldnn(call: Call) -> tuple[Tensor, Weights, bool]:
     """Input, weights and direction of one LSTM layer of the CPU library."""
     if call.arguments["mode"] != 2 or call.arguments["num_layers"] != 1:
         raise call.unsupported("anything but one LSTM layer")
-    listed = [t for t in call.tensors if t.name != call.tensor("input").name]
-    biased = call.arguments["has_biases"]
-    weights = Weights(listed[0], listed[1], tuple(listed[2:4]) if biased else ())
+    first = 0 if "weight0" in call.arguments else 1  # the backward counts from 1
+    listed = [call.tensor(f"weight{first + i}") for i in range(4)]
+    biases = tuple(listed[2:]) if call.arguments["has_biases"] else ()
+    weights = Weights(listed[0], listed[1], biases)
     return call.tensor("input"), weights, call.arguments["reverse"]
 
 

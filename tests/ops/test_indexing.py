@@ -15,6 +15,7 @@ LONG = I([2, 0, 2, 1])
 X = R(4, 5, generator=torch.Generator().manual_seed(3))
 SOURCE = R(4, 5, generator=torch.Generator().manual_seed(4))
 PLACES = I([[0, 1, 3, 1, 2], [2, 2, 0, 3, 0]])
+INTEGERS = torch.arange(20).reshape(4, 5) % 7
 CASES = [
     (A.embedding.default, (R(6, 4), ROWS)), (A.embedding.default, (R(6, 4), LONG, 2)),
     (A.embedding_dense_backward.default, (R(2, 3, 4), ROWS, 6, -1, False)),
@@ -41,6 +42,9 @@ CASES = [
         (A.scatter_reduce.two, (X, 0, PLACES, SOURCE, how), {"include_self": self_too})
         for how in ("sum", "prod", "mean", "amax", "amin") for self_too in (True, False)
     ],
+    (
+        A.scatter_reduce.two, (INTEGERS, 0, PLACES, INTEGERS, "amax"), {"include_self": False}
+    ),
     (A.index_add.default, (X, 0, LONG, SOURCE)),
     (A.index_add.default, (X, 1, LONG, R(4, 4)), {"alpha": 2}),
     (A.index_copy.default, (X, 0, I([2, 0]), R(2, 5))),

@@ -23,6 +23,7 @@ def test_negative_log_likelihood(run_aten, reduction, weighted):
     op, back = A.nll_loss2d_forward.default, A.nll_loss2d_backward.default
     out, total = run_aten(op, image, places, weight, reduction, -100).expected
     run_aten(back, torch.randn_like(out), image, places, weight, reduction, -100, total)
+    run_aten(A.nll_loss_nd.default, logs, TARGET, weight, reduction, -100)
     run_aten(A.nll_loss_forward.default, logs[0], TARGET[0], weight, reduction, -100)
 
 
@@ -47,6 +48,8 @@ def test_distances(run_aten, reduction):
     run_aten(A.mse_loss.default, x, t, reduction)
     run_aten(A.l1_loss.default, x, t, reduction)
     run_aten(A.smooth_l1_loss.default, x, t, reduction, 0.7)
+    run_aten(A.smooth_l1_loss.default, x, t, reduction, 0.0)
+    run_aten(A.smooth_l1_loss_backward.default, grad, x, t, reduction, 0.0)
     run_aten(A.huber_loss.default, x, t, reduction, 0.7)
     run_aten(A.soft_margin_loss.default, x, y * 2 - 1, reduction)
     run_aten(A.binary_cross_entropy.default, p, y, None, reduction)

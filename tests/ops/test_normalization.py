@@ -102,6 +102,7 @@ def test_batch_norm_training(run_aten, shape, weighted):
     """Statistics of the batch, running statistics moved, and the gradients."""
     x, mean, var, grad = R(shape), R(3), torch.rand(3) + 0.5, R(shape)
     weight, bias = (R(3), R(3)) if weighted else (None, None)
+    run_aten(A.batch_norm.default, x, weight, bias, None, None, True, 0.1, 1e-5, False)
     run_aten(A._native_batch_norm_legit.no_stats, x, weight, bias, True, 0.1, 1e-5)
     out = run_aten(
         A._native_batch_norm_legit_functional.default, x, weight, bias, mean, var, True, 0.1, 1e-5

@@ -108,3 +108,20 @@ def test_lstm_gradients(lowered, reverse, steps):
     ).check(1e-4)  # fmt: skip
     assert result.graph.macs == 2 * steps * 2 * 16 * (3 + 4)
     assert result.graph.recompute_flops == 2 * steps * 2 * 16 * (3 + 4)
+
+
+def test_lstm_without_gradients_of_states(lowered):
+    """Only the outputs have a gradient: that of the last states is zero."""
+    x, h, c = R(3, 2, 3), R(2, 4), R(2, 4)
+    flat = [p.requires_grad_() for p in parameters(4, 1, 1, True)]
+    y, hn, cn = torch.lstm(x, [h[None], c[None]], flat, True, 1, 0.0, False, False, False)
+    grad, plain = R(y.shape), [t.detach() for t in flat]
+    wanted = torch.autograd.grad(y, flat, grad)
+    given = (x, *plain, h[None], c[None], y.detach(), hn.detach(), cn.detach(), grad, None, None)
+    result = lowered(
+        A.mkldnn_rnn_layer_backward.default, *given, False, 2, 4, 1, True, True, False, [], False,
+        torch.zeros(0, dtype=torch.uint8),
+        expected=(R(x.shape), *wanted, R(1, 2, 4), R(1, 2, 4)),
+    )  # fmt: skip
+    for position in range(1, 5):
+        result.check(1e-4, only=position)
