@@ -18,7 +18,7 @@ from hwopt.ir.tensor import Tensor
 from hwopt.ops.builder import Builder
 from hwopt.ops.lowering import Call
 from hwopt.passes.manager import Pass, passes
-from hwopt.passes.rewriting import Names, regraphed
+from hwopt.passes.rewriting import Names, in_order, regraphed
 
 if TYPE_CHECKING:
     from hwopt.hardware.accelerator import Accelerator
@@ -69,7 +69,7 @@ class Decompose(Pass):
                 ops.append(part.renamed(fresh, name))
         if len(ops) == len(graph.ops):
             return program
-        whole = Graph(graph.name, tuple(tensors), tuple(ops), graph.outputs)
+        whole = Graph(graph.name, in_order(tensors, ops), tuple(ops), graph.outputs)
         return regraphed(program, whole, keeps={"canonical"})
 
     def _rule(self, op: Op) -> Rule | None:

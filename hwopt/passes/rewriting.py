@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hwopt.ir.graph import Graph
 from hwopt.ir.op import Body, Op
@@ -11,7 +11,7 @@ from hwopt.ir.tensor import Tensor
 
 
 def without_dead(
-    graph: Graph, ops: Iterable[Op], tensors: Iterable[Tensor] = (), *, only_views: bool = False
+    graph: Graph, ops: Iterable[Op], tensors: Sequence[Tensor] = (), *, only_views: bool = False
 ) -> Graph:
     """The graph of `ops` less those whose results nobody reads, with the tensors they need.
 
@@ -35,7 +35,15 @@ def without_dead(
     )
     if tuple(kept) == graph.ops and declared == graph.tensors:
         return graph
+    if tensors:
+        declared = in_order(declared, kept)
     return Graph(graph.name, declared, tuple(kept), graph.outputs)
+
+
+def in_order(tensors: Iterable[Tensor], ops: Iterable[Op]) -> tuple[Tensor, ...]:
+    """Tensors in the order in which they come to be: sources as they were, then results."""
+    place = {name: number for number, name in enumerate(n for op in ops for n in op.writes)}
+    return tuple(sorted(tensors, key=lambda tensor: place.get(tensor.name, -1)))
 
 
 def renamed(ops: Iterable[Op], names: Mapping[str, str]) -> list[Op]:
