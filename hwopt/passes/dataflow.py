@@ -96,18 +96,18 @@ def spatial_sides(nest: Nest, stationary: Stationary) -> Sides:
         "row": (channels | filters, positions | filters),
         "searched": (frozenset[str](), frozenset[str]()),
     }[stationary]
-    if stationary == "row" and (rows := _window_rows(nest)):
-        window = {term for index in nest.reads[0].index if len(index.axes) > 1
-                  for term in index.axes}  # fmt: skip
+    if stationary == "row" and (windows := _windows(nest, channels, positions)):
         # The window's other axes (filter columns) are walked inside a processing element.
-        first = (first - window) | rows
+        first = (first - frozenset[str]().union(*windows)) | windows[0]
     return first | shared, second | shared
 
 
-def _window_rows(nest: Nest) -> frozenset[str]:
-    """Reduction axes of the first sliding window of the input: the rows of the filter."""
-    reduced = set(nest.reduction_axes)
-    for index in nest.reads[0].index:
-        if len(index.axes) > 1 and (rows := reduced & set(index.axes)) and rows != set(index.axes):
-            return frozenset(rows)
-    return frozenset()
+def _windows(
+    nest: Nest, channels: frozenset[str], positions: frozenset[str]
+) -> list[frozenset[str]]:
+    """Reduction axes of each sliding window of the input (`p + r`), in order of dimensions."""
+    return [
+        channels & set(index.axes)
+        for index in nest.reads[0].index
+        if channels & set(index.axes) and positions & set(index.axes)
+    ]

@@ -62,15 +62,15 @@ def circular_groups(graph: Graph, groups: tuple[Group, ...]) -> list[str]:
 
     group_of = {name: group.anchor for group in groups for name in group.ops}
     quotient = nx.DiGraph()
+    origin: dict[str, list[str]] = {}  # the groups that a tensor comes from, through views
     for op in graph.ops:
-        node = group_of.get(op.name, op.name)
-        quotient.add_node(node)
-        for name in op.reads:
-            producer = graph.producer.get(name)
-            if producer is not None:
-                other = group_of.get(producer.name, producer.name)
-                if other != node:
-                    quotient.add_edge(other, node)
+        sources = list(dict.fromkeys(o for name in op.reads for o in origin.get(name, ())))
+        if op.name not in group_of:
+            origin.update((name, sources) for name in op.writes)
+            continue
+        node = group_of[op.name]
+        quotient.add_edges_from((source, node) for source in sources if source != node)
+        origin.update((name, [node]) for name in op.writes)
     if nx.is_directed_acyclic_graph(quotient):
         return []
     circles = [sorted(part) for part in nx.strongly_connected_components(quotient)]
