@@ -8,6 +8,7 @@ optional extra: `pip install hwopt[distributed]`.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,11 @@ def open_evaluator(
         raise StudyError("several workers need dask.distributed", where="--workers", value=workers,
                          fix="pip install 'hwopt[distributed]'") from error  # fmt: skip
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=None, processes=True
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address=None,
+        processes=True,
+        silence_logs=logging.ERROR,
     )
     with cluster, Client(cluster) as client:
         yield Distributed(file, client)
@@ -56,7 +61,7 @@ class Distributed(Evaluator):
         local = CoDesign(file)
         self.counts, self.goals, self.details = local.counts, local.goals, local.details
         self._client = client
-        self._text = json.dumps(file.model_dump(mode="json"), sort_keys=True)
+        self._text = json.dumps(file.model_dump(mode="json"))  # in order: codes follow the knobs
         self._local = local
 
     def costs(

@@ -243,8 +243,9 @@ def search(
     its `search` section (`population`, `optimizer`). `path` is the directory (default:
     `runs/<name>`). `workers`: processes that price designs, through dask. `processes`: helpers that
     map operators when many are new (a script that asks for more than one guards its main module, as
-    `multiprocessing` wants). Raises `StudyError` for what cannot be run or resumed and `InfeasibleError`
-    when no design holds every constraint; KeyboardInterrupt passes through with all saved.
+    `multiprocessing` wants). Raises `StudyError` for what cannot be run or resumed and
+    `InfeasibleError` when no design holds every constraint; KeyboardInterrupt passes through with
+    all saved.
     """
     file = _study_file(space, objectives, budget, seed, options)
     directory = Path(path) if path is not None else Path("runs") / file.name
@@ -294,7 +295,7 @@ def _study_file(
 
 def identity(file: StudyFile) -> str:
     """SHA-256 of everything a study asks for: equal studies have equal results."""
-    text = json.dumps(file.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(file.model_dump(mode="json"))  # in order: codes follow the order of knobs
     return hashlib.sha256(text.encode()).hexdigest()
 
 

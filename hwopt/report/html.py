@@ -15,6 +15,7 @@ import numpy as np
 from hwopt.dse import front as pareto
 from hwopt.dse.constraints import show_value
 from hwopt.dse.objectives import objectives
+from hwopt.dse.quality import quality_source
 from hwopt.dse.study import CHOSEN, Design, Study, reports
 from hwopt.dse.text import cells_of, spread
 from hwopt.files import write_text
@@ -32,7 +33,7 @@ PAGE = "report.html"
 MOST_POINTS = 3000
 """Designs of a front that the interactive picture holds at most (evenly chosen of larger ones)."""
 MOST_TASKS = 30
-STEPS = 60
+STEPS = 30
 """Points of the convergence curve."""
 
 
@@ -47,11 +48,15 @@ def study_page(study: Study) -> str:
     chosen = study.chosen
     machine = study.accelerator("chosen").resolved()
     priced, feasible = len(study.history.codes), int(study.feasible.sum())
+    better = ", ".join(
+        f"{goal.name} ({'more' if goal.larger_is_better else 'less'} is better)"
+        for goal in study.goals
+    )
     summary = (
-        f"{len(study.front())} designs in the Pareto set; {priced:,} of {study.file.size:,} priced "
-        f"with {study.file.search.optimizer}, {feasible:,} hold every constraint. "
-        f"Constraints: {', '.join(study.file.constraints) or 'none'}. Models are joined by "
-        f"{study.file.aggregate}."
+        f"Objectives: {better}. {len(study.front())} designs in the Pareto set; {priced:,} of "
+        f"{study.file.size:,} priced with {study.file.search.optimizer}, {feasible:,} hold every "
+        f"constraint. Constraints: {', '.join(study.file.constraints) or 'none'}. Models are "
+        f"joined by {study.file.aggregate}."
     )
     body = [
         f"<p>{escape(summary)}</p>", "<h2>Pareto set</h2>", _interactive(study),
@@ -110,7 +115,7 @@ def _chosen(study: Study, chosen: Design, machine: Accelerator) -> str:
         [f"{owner}.{name}", str(value)]
         for owner, values in chosen.knobs.items() for name, value in values.items()
     ]  # fmt: skip
-    models = []
+    models, notes = [], []
     for model in study.file.models:
         detail = {
             name: chosen.details.get(f"{model.label}.{name}", 0.0)
@@ -118,34 +123,30 @@ def _chosen(study: Study, chosen: Design, machine: Accelerator) -> str:
         }
         quality = f"{detail['quality']:.4f}" if model.quality else "-"
         if detail["extrapolated"]:
-            quality += " (outside the range of its source)"
+            quality += " (extrapolated)"
         models.append(
             [
-                model.label, show(detail["seconds"], "s"), show(detail["joules"], "J"),
-                f"{detail['parameters']:,.0f}", quality, _quality_note(study, model.label),
+                model.label, model.model, show(detail["seconds"], "s"),
+                show(detail["joules"], "J"), f"{detail['parameters']:,.0f}", quality,
             ]
         )  # fmt: skip
+        if (source := quality_source(model)) is not None:
+            notes.append(f"Quality of {model.label}: {source.note()}")
     return (
         '<div class="columns"><div>' + table(["", "value"], rows) + "</div><div>"
-        + table(["model", "latency", "energy", "parameters", "quality", "quality from"], models)
-        + f'<p class="note">The accelerator is in <code>{CHOSEN}</code>:</p>' + _machine(machine)
+        + table(["", "model", "latency", "energy", "parameters", "quality"], models)
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+        + f'<p class="note">The accelerator is in <code>{CHOSEN}</code>.</p>' + _machine(machine)
         + "</div></div>"
     )  # fmt: skip
-
-
-def _quality_note(study: Study, label: str) -> str:
-    from hwopt.dse.quality import quality_source
-
-    model = next(model for model in study.file.models if model.label == label)
-    source = quality_source(model)
-    return "-" if source is None else source.note()
 
 
 def _machine(machine: Accelerator) -> str:
     from hwopt.files import dump_yaml
     from hwopt.hardware.library import dump
 
-    return f"<pre>{escape(dump_yaml(dump(machine)))}</pre>"
+    text = escape(dump_yaml(dump(machine)))
+    return f"<details><summary>{escape(machine.name)}</summary><pre>{text}</pre></details>"
 
 
 def _front_table(study: Study) -> str:
@@ -160,7 +161,10 @@ def _front_table(study: Study) -> str:
     note = "" if len(shown) == len(study.front()) else (
         f'<p class="note">{len(shown)} of {len(study.front())}; all are in study.json.</p>'
     )  # fmt: skip
-    return f"<table><tr>{row_of(header, 'th')}</tr>{''.join(lines)}</table>{note}"
+    return (
+        f'<div class="tall"><table><tr>{row_of(header, "th")}</tr>{"".join(lines)}</table></div>'
+        + note
+    )
 
 
 def _convergence(study: Study) -> str:
@@ -174,12 +178,12 @@ def _convergence(study: Study) -> str:
     reference = worst + 0.1 * np.where(worst > front.min(axis=0), worst - front.min(axis=0), 1.0)
     total = pareto.hypervolume(front, reference) or 1.0
     points = []
+    best, done = scaled[:0], 0
     for step in range(1, STEPS + 1):
         priced = round(len(study.history.codes) * step / STEPS)
-        part = scaled[rows < priced]
-        part = part[pareto.non_dominated(part)]
-        volume = pareto.hypervolume(part, reference)
-        points.append((float(priced), volume / total))
+        best = np.concatenate([best, scaled[(rows >= done) & (rows < priced)]])
+        best, done = best[pareto.non_dominated(best)], priced
+        points.append((float(priced), pareto.hypervolume(best, reference) / total))
     return chart("designs priced", "hypervolume, share of the final", [Line(points)]) + (
         '<p class="note">Volume of objective space (each scaled as for the choice) that the best '
         "designs so far dominate, up to a tenth beyond the worst of the final front.</p>"

@@ -17,6 +17,7 @@ tr.chosen{background:#fff3d6;font-weight:600}tr.hover{background:#e4f0fb}
 .key::before{content:"";display:inline-block;width:10px;height:10px;border-radius:5px;
 background:var(--c);margin:0 4px 0 10px}.keys,.note{color:#555;font-size:13px}
 pre{background:#f6f6f6;padding:10px;overflow-x:auto;font-size:12px}select{font:inherit}
+.tall{max-height:520px;overflow:auto}.tall th{position:sticky;top:0;background:#fff}
 #tip{min-height:4.2em;font-size:13px;color:#333}
 """
 

@@ -68,10 +68,17 @@ def _shown(study: Study, index: int) -> tuple[str, float]:
 
 
 def _label(panel: Axes, study: Study, x: int, y: int) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     panel.set_xlabel(_shown(study, x)[0])
     panel.set_ylabel(_shown(study, y)[0])
     if study.goals[x].unit:
         panel.set_xscale("log")
     if study.goals[y].unit:
         panel.set_yscale("log")
+    for axis, goal in ((panel.xaxis, study.goals[x]), (panel.yaxis, study.goals[y])):
+        if goal.unit:
+            axis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     panel.grid(alpha=0.25, which="both", linewidth=0.5)

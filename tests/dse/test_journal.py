@@ -1,4 +1,4 @@
-"""The journal survives what can happen to a process: torn lines, lost checkpoints, other studies."""
+"""The journal survives what can happen to a process: torn lines, old checkpoints, other studies."""
 
 import math
 

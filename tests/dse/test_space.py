@@ -128,7 +128,7 @@ def test_encode_refuses_other_values():
     space = study()
     design = space.decode([0, 0, 0, 0])
     design["lm"]["width"] = 640
-    with pytest.raises(StudyError, match="lm.width"):
+    with pytest.raises(StudyError, match=r"lm\.width"):
         space.encode(design)
 
 
@@ -137,7 +137,7 @@ def test_broken_files(tmp_path, text):
     """Broken YAML, wrong types, duplicate keys: an error that names the file."""
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(HwoptError, match="broken.yaml"):
+    with pytest.raises(HwoptError, match=r"broken\.yaml"):
         load_study(path)
 
 
