@@ -105,3 +105,20 @@ def test_equality_ignores_sources_of_operators():
 
     moved = replace(GRAPH.ops[1], source=Source("model.layer", "m.py:3", "aten.mm.default"))
     assert moved == GRAPH.ops[1]
+
+
+def test_bytes_of_partial_reads():
+    """Two halves of one tensor are read once in all; a strided read counts what it touches."""
+    halves = Nest(
+        (Axis("i", 4),), (parse_access("i"), parse_access("i + 4")), parse_access("i"),
+        apply("add", Operand(0), Operand(1)),
+    )  # fmt: skip
+    strided = Nest((Axis("i", 4),), (parse_access("2*i"),), parse_access("i"))
+    tensors = (Tensor("x", (8,), role="input"), Tensor("y", (4,)), Tensor("z", (4,)))
+    ops = (
+        Op("y", "add", halves, "vector", ("x", "x"), ("y",)),
+        Op("z", "slice", strided, "memory", ("x",), ("z",)),
+    )
+    graph = Graph("g", tensors, ops, ("y", "z"))
+    assert graph.op_bytes(graph.op["y"]) == 4 * (8 + 4)
+    assert graph.op_bytes(graph.op["z"]) == 4 * (4 + 4)
