@@ -294,9 +294,15 @@ def _study_file(
 
 
 def identity(file: StudyFile) -> str:
-    """SHA-256 of everything a study asks for: equal studies have equal results."""
-    text = json.dumps(file.model_dump(mode="json"))  # in order: codes follow the order of knobs
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of everything a study asks for, the content of files that it names included: equal
+    studies have equal results.
+    """
+    parts = [json.dumps(file.model_dump(mode="json"))]  # in order: codes follow the order of knobs
+    named = [file.hardware.accelerator, *(model.model for model in file.models)]
+    named += [str((model.quality or {}).get("file", "")) for model in file.models]
+    files = [Path(name) for name in named if name and Path(name).is_file()]
+    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def run(

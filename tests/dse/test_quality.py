@@ -1,9 +1,12 @@
 """Scaling laws with their published constants and anchors; callables; constants."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hwopt.dse.quality import Shape, quality_source
+from hwopt.dse.quality import Shape, qualities, quality_source
 from hwopt.dse.space import ModelChoice
 from hwopt.errors import StudyError, UnknownNameError
 
@@ -16,6 +19,21 @@ def source(**options):
 def shape(parameters, **knobs):
     """A model variant."""
     return Shape(knobs, parameters, 10**9)
+
+
+@pytest.mark.parametrize("name", ["hoffmann", "besiroglu"])
+def test_constants_are_the_published_ones(name):
+    """Those of `benchmarks/reference/scaling_laws.csv`, which cites table and equation."""
+    path = Path(__file__).parents[2] / "benchmarks" / "reference" / "scaling_laws.csv"
+    with path.open(encoding="utf-8") as file:
+        (row,) = [row for row in csv.DictReader(file) if row["name"] == name]
+    kind = qualities[name]
+    published = tuple(float(row[k]) for k in ("E", "A", "B", "alpha", "beta"))
+    assert published == kind.CONSTANTS
+    sizes = float(row["fewest_parameters"]), float(row["most_parameters"])
+    tokens = float(row["fewest_tokens"]), float(row["most_tokens"])
+    assert sizes == kind.FITTED_PARAMETERS
+    assert tokens == kind.FITTED_TOKENS
 
 
 def test_hoffmann_at_chinchilla():

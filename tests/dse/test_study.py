@@ -170,6 +170,21 @@ def test_resume_needs_the_same_study(tmp_path, file, make_file, analytic):
         run(analytic(file), file.search, tmp_path / "empty", file, resume=True)
 
 
+def test_identity_covers_files_and_the_order_of_knobs(tmp_path, make_file):
+    """Other points in a CSV, or knobs in another order (other codes), are another study."""
+    points = tmp_path / "points.csv"
+    points.write_text("width,quality\n1,2\n")
+    quality = {"source": "csv", "file": str(points)}
+    knobs = {"width": [1, 2], "depth": [1, 2]}
+    file = make_file(models=[{"model": "m", "knobs": knobs, "quality": quality}])
+    before = identity(file)
+    points.write_text("width,quality\n1,3\n")
+    assert identity(file) != before
+    turned = {name: knobs[name] for name in reversed(knobs)}
+    other = make_file(models=[{"model": "m", "knobs": turned, "quality": quality}])
+    assert identity(other) != identity(file)
+
+
 def test_two_searches_in_one_directory_are_refused(tmp_path, file, analytic):
     """The second does not touch the files of the first."""
     evaluator = analytic(file)
