@@ -32,7 +32,7 @@ from hwopt.mapping.traffic import analyse, check_size
 from hwopt.quantities import show_bytes
 
 BUDGET = 60_000
-"""Boxes bounded per kind of factors, besides local search, before the search stops with a stated gap."""
+"""Boxes bounded per kind of factors, besides local search, before a search stops with a gap."""
 DIVE, BETTERED, ROUNDS = 150, 12, 2
 """Boxes of a dive (one per objective and template), dives improved, rounds of that."""
 

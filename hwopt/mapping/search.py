@@ -299,8 +299,14 @@ def solve(
     limits = memories[:, 0].copy()
     box, key = np.empty(parts, np.int64), np.empty((2, 3))
     stack[0] = roots
-    keys[0] = 0.0
-    top, nodes = 1, 0
+    top, nodes = 0, 1
+    if _bound(
+        roots, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
+        rooms, floors, work, row,
+    ):  # fmt: skip
+        seconds, joules = _price(row, machine, memories, points)
+        _key(keys[0], objective, seconds, joules)
+        top = 1 if np.isfinite(seconds) else 0
     while top > 0 and nodes < budget:
         top -= 1
         if not _better(keys[top], best):
@@ -487,7 +493,7 @@ def seed(
         return count
     if _covered(row, archive, count, columns, 1.0):
         return count
-    return _insert(archive, exact, found, count, columns, row, exact_row, number, chosen)
+    return _insert(archive, exact, found, count, columns, row, exact_row, number, chosen)  # type: ignore[no-any-return]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -516,8 +522,12 @@ def front(  # noqa: C901 - one compiled loop: calls would pass every array again
     score = np.empty(2)
     box, rows_found = np.empty(parts, np.int64), np.empty(parts, np.int64)
     stack[0] = roots
-    bounds[0] = 0.0
-    top, nodes = 1, 0
+    top, nodes = 0, 1
+    if _bound(
+        roots, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
+        rooms, floors, work, bounds[0],
+    ) and _round_up(bounds[0], grid, ends):  # fmt: skip
+        top = 1
     while top > 0:
         if nodes >= budget:
             return count, nodes, False

@@ -22,6 +22,7 @@ from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,18 +36,21 @@ from hwopt.mapping.analysis import Objective, Price, price
 from hwopt.mapping.best import Numbers, freeze, skeleton, spaces_of, start
 from hwopt.mapping.mapping import Mapping, parse_mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import front, seed, thin
-from hwopt.mapping.tables import Factors
+from hwopt.mapping.search import Forest, front, seed, solve, thin
+from hwopt.mapping.tables import Factors, Space
 from hwopt.mapping.traffic import check_size
 
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it when rows change for equal inputs."""
-MOST = 300
-BUDGET = 100_000
-CELLS, SEEDED = 5, 3
-"""Capacities and mappings per imaginary machine that start the archive."""
+MOST, BUDGET = 300, 60_000
+"""Rows of a staircase at most; boxes bounded to look for rows besides the first good ones."""
+CELLS, SEEDED, DEEPENED, DEEP = 5, 5, 2, 2500
+"""Imaginary machines: capacities tried, mappings kept of each, of these improved by branch and
+bound, its boxes."""
 ROWS = {"any": 250, "perfect": 250}
 """Rows of the tables of tile chains that a staircase searches."""
+LOOSEST = 1.3
+"""Gap beyond which rows are no longer thinned out: the search for more ends instead."""
 SLACKS = (1.01, 1.02, 1.03, 1.05, 1.08, 1.12, 1.2, 1.35, 1.5, 2.0)
 
 
@@ -95,7 +99,7 @@ def staircase(
     constraint: Constraint | None = None,
     conventions: Conventions = NATIVE,
     resident: MappingType[OperandRole, str] | None = None,
-    factors: Factors = "perfect",
+    factors: Factors = "any",
     rows: int | None = None,
     most: int = MOST,
     budget: int = BUDGET,
@@ -122,7 +126,7 @@ def staircase(
     return _cached(key, cache)
 
 
-Key = tuple[
+Key: TypeAlias = tuple[
     Problem, str, tuple[tuple[str, tuple[float, ...]], ...], Constraint, Conventions,
     tuple[tuple[OperandRole, str], ...], Factors, int, int, int,
 ]  # fmt: skip
@@ -171,62 +175,103 @@ def _write(path: Path, found: Staircase) -> None:
         return
 
 
+Spaces: TypeAlias = list[tuple[Space, Forest]]
+
+
+class _Archive:
+    """Rows that no other row covers, while they are found."""
+
+    def __init__(
+        self, spaces: Spaces, points: int, grid: npt.NDArray[np.float64],
+        ends: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], most: int,
+    ) -> None:  # fmt: skip
+        self.spaces, self.points, self.most = spaces, float(points), most
+        self.grid, self.ends, self.columns = grid, ends, columns
+        parts = max((len(space.tables) for space, _ in spaces), default=0)
+        self.rows, self.exact = np.zeros((2, most + 1, 1 + 5 * len(ends)))
+        self.found = np.zeros((most + 1, 1 + parts), np.int64)
+        self.count, self.boxes = 0, 0
+        self.slack, self.turn, self.gap, self.exhausted = 1.0, 0, 1.0, True
+
+    def seed(self, numbers: Numbers) -> None:
+        """Add good mappings for one imaginary machine."""
+        starts, used = start(tuple(self.spaces), numbers, SEEDED, 1)
+        self.boxes += used
+        for turn, (key, number, picked) in enumerate(starts[:SEEDED]):
+            packed = self.spaces[number][1].packed
+            if turn < DEEPENED:
+                self.boxes += solve(packed, *numbers, key, picked, DEEP)[0]
+            self.count = seed(
+                packed, self.points, self.grid, self.ends, self.columns, self.rows, self.exact,
+                self.found, self.count, number, picked,
+            )  # fmt: skip
+
+    def explore(self, number: int, share: int) -> None:
+        """Search one space for rows that are not covered yet."""
+        while True:
+            self.count, used, done = front(
+                self.spaces[number][1].packed, self.points, self.grid, self.ends, self.columns,
+                self.rows, self.exact, self.found, self.count, self.slack, share,
+            )  # fmt: skip
+            numbers = self.found[: self.count, 0]
+            numbers[numbers < 0] = number
+            self.boxes, share = self.boxes + used, share - used
+            if done or self.count < len(self.rows) or not self.thin():
+                self.exhausted = self.exhausted and done
+                return
+
+    def thin(self) -> bool:
+        """Drop rows within a factor of others until there is room; False once `LOOSEST` is met."""
+        room = min(self.most, (len(self.rows) * 3) // 4)
+        while self.count > room and self.gap < LOOSEST:
+            self.slack = SLACKS[min(self.turn, len(SLACKS) - 1)]
+            self.turn, self.gap = self.turn + 1, self.gap * self.slack
+            self.count = int(
+                thin(self.rows, self.exact, self.found, self.count, self.columns, self.slack)
+            )
+        return self.count <= room
+
+    def result(self, problem: Problem) -> Staircase:
+        """The rows in order of their columns, with their mappings in words."""
+        count = min(self.count, self.most)
+        order = np.lexsort(self.exact[:count].T[::-1])
+        texts = []
+        for number, *rows in self.found[order].tolist():
+            space = self.spaces[number][0]
+            tiles = space.tiles(tuple(rows[: len(space.tables)]))
+            texts.append(str(space.template.mapping(tiles, problem.sizes)))
+        rows_ = np.ascontiguousarray(self.exact[order])
+        rows_.flags.writeable = False
+        return Staircase(
+            rows_, tuple(texts), problem.points, self.boxes, self.gap - 1, self.exhausted
+        )
+
+
 def _make(key: Key) -> Staircase:
     problem, structure, steps, constraint, conventions, stays, factors, rows, most, budget = key
     accelerator = Accelerator.model_validate_json(structure)
-    spaces = spaces_of(problem, structure, constraint, conventions, stays, factors, rows)
+    spaces: Spaces = []
+    kinds: tuple[Factors, ...] = ("perfect",) if factors == "perfect" else ("perfect", "any")
+    for kind in kinds:
+        spaces += spaces_of(problem, structure, constraint, conventions, stays, kind, rows)
     capacities = dict(steps)
     memories = accelerator.memories
     ends = np.array([len(capacities.get(m.name, ())) for m in memories], np.int64)
     grid = np.zeros((len(memories), max(1, int(ends.max()))))
     for number, memory in enumerate(memories):
         grid[number, : ends[number]] = capacities.get(memory.name, ())
-    columns = _columns(accelerator, ends)
-    width = 1 + 5 * len(memories)
-    archive, exact = np.zeros((most + 1, width)), np.zeros((most + 1, width))
-    parts = max((len(space.tables) for space, _ in spaces), default=0)
-    found = np.zeros((most + 1, 1 + parts), np.int64)
-    count, boxes = 0, 0
+    archive = _Archive(spaces, problem.points, grid, ends, _columns(accelerator, ends), most)
     for numbers in _scenarios(problem, accelerator, grid, ends):
-        starts, used = start(spaces, numbers, SEEDED, 1)
-        boxes += used
-        for _, number, picked in starts[:SEEDED]:
-            count = seed(
-                spaces[number][1].packed, float(problem.points), grid, ends, columns, archive,
-                exact, found, count, number, picked,
-            )  # fmt: skip
-    slack, gap, exhausted, turn = 1.0, 1.0, True, 0
-    seeded = boxes
-    for number, (_, forest) in enumerate(spaces):
-        share = max(3000, (budget - boxes + seeded) // (len(spaces) - number))
-        while True:
-            count, used, done = front(
-                forest.packed, float(problem.points), grid, ends, columns, archive, exact, found,
-                count, slack, share,
-            )  # fmt: skip
-            found[:count, 0] = np.where(found[:count, 0] < 0, number, found[:count, 0])
-            boxes, share = boxes + used, share - used
-            if done or count < len(archive):
-                exhausted = exhausted and done
-                break
-            while count > (len(archive) * 3) // 4:
-                slack = SLACKS[min(turn, len(SLACKS) - 1)] * max(1, turn - len(SLACKS) + 2)
-                turn, gap = turn + 1, gap * slack
-                count = int(thin(archive, exact, found, count, columns, slack))
-    if count == 0:
+        archive.seed(numbers)
+    for number in range(len(spaces)):
+        archive.explore(number, max(1000, budget // len(spaces)))
+    if archive.count == 0:
         raise InfeasibleError(
             "no mapping fits the largest capacities of the grid",
             value=", ".join(f"{name} {max(v, default=math.inf):g} B" for name, v in steps),
             fix="enlarge the memories of the study",
         )  # fmt: skip
-    order = np.lexsort(exact[:count].T[::-1])
-    texts = tuple(
-        str(spaces[i][0].template.mapping(spaces[i][0].tiles(tuple(parts_)), problem.sizes))
-        for i, *parts_ in found[order].tolist()
-    )
-    result = np.ascontiguousarray(exact[order])
-    result.flags.writeable = False
-    return Staircase(result, texts, problem.points, boxes, gap - 1, exhausted)
+    return archive.result(problem)
 
 
 def _scenarios(
@@ -238,13 +283,17 @@ def _scenarios(
 
     Capacities from the least to the largest of the grid, together; typical ratios of energies
     (outermost memory, single on-chip ones, those that exist many times); an outermost memory of
-    unlimited, ample or scarce bandwidth. The archive stays exact whatever these numbers are.
+    unlimited, ample or scarce bandwidth; on-chip ports that are unlimited or as wide as the edge of
+    a square array of the lanes below. The archive stays exact whatever these numbers are.
     """
     lanes = float(accelerator.lanes)
     cells = max(1, min(CELLS, int(ends.max())))
     energies = [
         64.0 if number == 0 else 2.0 if accelerator.instances(memory.name) == 1 else 0.2
         for number, memory in enumerate(accelerator.memories)
+    ]
+    ports = [
+        2 * math.sqrt(lanes / accelerator.instances(memory.name)) for memory in accelerator.memories
     ]
     for cell in range(cells):
         memories = np.full((len(ends), 6), math.inf)
@@ -253,10 +302,13 @@ def _scenarios(
                 place = round(cell * (end - 1) / max(1, cells - 1)) if cells > 1 else end - 1
                 memories[number, 0] = grid[number, place]
             memories[number, 4:] = energies[number]
-        for objective, outer in (
-            (0, math.inf), (0, lanes / 16), (0, lanes / 128), (1, math.inf), (2, lanes / 16),
+        for objective, outer, narrow in (
+            (0, math.inf, False), (0, lanes / 16, True), (0, lanes / 128, False),
+            (1, math.inf, False), (2, lanes / 16, True),
         ):  # fmt: skip
             machine = memories.copy()
+            if narrow:
+                machine[:, 3] = ports
             machine[0, 3] = outer
             yield float(problem.points), np.array([1.0, 0.0, 0.0, 0.0]), machine, objective
 

@@ -23,7 +23,7 @@ from hwopt.testing import machines, problems
 
 
 def matmul(m: int, k: int, n: int, bits: int = 8) -> Problem:
-    """input (m, k) x weight (k, n) -> output (m, n)."""
+    """Input (m, k) x weight (k, n) -> output (m, n)."""
     return Problem(
         (Axis("m", m), Axis("k", k), Axis("n", n)),
         (
@@ -77,7 +77,7 @@ def exhaustive(problem: Problem, accelerator: Accelerator, objective: str) -> tu
             if copies > accelerator.fanouts[0].size:
                 continue
             for loops in itertools.permutations(sizes):
-                place = {axis: t for axis, t in zip(sizes, tiles, strict=True)}
+                place = dict(zip(sizes, tiles, strict=True))
                 nodes = [Keep("DRAM", roles)]
                 for level, role in enumerate(order):
                     nodes += [Loop(axis, place[axis][level]) for axis in loops]
@@ -236,3 +236,16 @@ def test_rows_have_a_name_per_column() -> None:
     assert len(row_columns(accelerator)) == len(row) == 11
     assert row[row_columns(accelerator).index("steps")] == best.analysis.steps
     assert np.all(row >= 0)
+
+
+def test_a_template_of_a_single_mapping_is_priced() -> None:
+    """Every operand may pass by the buffer: keeping them there is still found to be better."""
+    base = machine(1000)
+    dram, buffer, fanout = base.levels
+    free = base.model_copy(update={"levels": (
+        dram, buffer.model_copy(update={"bypass": ROLES}), fanout,
+    )})  # fmt: skip
+    one = best_mapping(matmul(16, 16, 16), base, objective="energy")
+    two = best_mapping(matmul(16, 16, 16), free, objective="energy")
+    assert two.joules <= one.joules
+    assert any(isinstance(node, Keep) and node.memory == "GLB" for node in two.mapping.nodes)

@@ -14,14 +14,14 @@ from hwopt.ir.access import Axis, parse_access
 from hwopt.mapping.analysis import OBJECTIVES, price
 from hwopt.mapping.best import best_mapping
 from hwopt.mapping.problem import Operand, Problem
-from hwopt.mapping.staircase import staircase
+from hwopt.mapping.staircase import Staircase, staircase
 from hwopt.mapping.traffic import analyse
 
 GRID = {"GLB": (8.0, 20.0, 60.0, 200.0)}
 
 
 def matmul(m: int, k: int, n: int) -> Problem:
-    """input (m, k) x weight (k, n) -> output (m, n), 8 bits."""
+    """Input (m, k) x weight (k, n) -> output (m, n), 8 bits."""
     return Problem(
         (Axis("m", m), Axis("k", k), Axis("n", n)),
         (
@@ -74,7 +74,7 @@ def machine(
     )  # fmt: skip
 
 
-def _exact(problem: Problem, rows: int) -> object:
+def _exact(problem: Problem, rows: int) -> Staircase:
     found = staircase(
         problem, machine(), GRID, factors="perfect", rows=rows, most=20_000, budget=20_000_000,
         cache=False,
@@ -117,12 +117,18 @@ def test_rows_are_the_analyses_of_their_mappings() -> None:
         assert np.array_equal(analysis.row(accelerator), found.rows[index])
 
 
-def test_few_rows_within_a_stated_gap() -> None:
+def test_few_rows_within_a_stated_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thinned to `most` rows, any design is within the gap of the exact staircase."""
+    monkeypatch.setattr("hwopt.mapping.staircase.LOOSEST", 100.0)
     problem = matmul(24, 16, 12)
     exact = _exact(problem, 30)
-    few = staircase(problem, machine(), GRID, rows=30, most=20, budget=20_000_000, cache=False)
-    assert len(few) <= 20 < len(exact)
+    most = len(exact) * 2 // 3
+    few = staircase(
+        problem, machine(), GRID, factors="perfect", rows=30, most=most, budget=20_000_000,
+        cache=False,
+    )  # fmt: skip
+    assert few.exhausted
+    assert len(few) <= most
     assert few.gap > 0
     for capacity in GRID["GLB"]:
         for objective in ("latency", "energy"):
@@ -130,6 +136,13 @@ def test_few_rows_within_a_stated_gap() -> None:
             best = exact.best(design, objective)[1].key(objective)[0]
             found = few.best(design, objective)[1].key(objective)[0]
             assert best <= found <= best * (1 + few.gap) * (1 + 1e-12)
+
+
+def test_never_more_rows_than_asked_for() -> None:
+    """Where thinning would lose too much, the search ends instead and says so."""
+    few = staircase(matmul(24, 16, 12), machine(), GRID, rows=60, most=8, cache=False)
+    assert len(few) <= 8
+    assert not few.exhausted
 
 
 def test_remembered_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

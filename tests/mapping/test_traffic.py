@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwopt.hardware.conventions import NATIVE
+from hwopt.mapping.mapping import Keep
 from hwopt.mapping.simulate import simulate
 from hwopt.mapping.traffic import analyse
 from hwopt.testing import conventions, machines, mappings, problems
@@ -24,3 +25,14 @@ def test_closed_forms_equal_the_simulator_under_all_conventions(data: st.DataObj
     mapping, rules = data.draw(mappings(problem, machine)), data.draw(conventions())
     expected = simulate(problem, mapping, machine, rules)
     assert analyse(problem, mapping, machine, rules) == expected
+
+
+@given(st.data())
+def test_closed_forms_equal_the_simulator_with_a_resident_operand(data: st.DataObject) -> None:
+    """The same where one operand never leaves one of the memories that keep it."""
+    problem, machine = data.draw(problems(points=300)), data.draw(machines())
+    mapping, rules = data.draw(mappings(problem, machine)), data.draw(conventions())
+    homes = [(r, n.memory) for n in mapping.nodes if isinstance(n, Keep) for r in n.roles]
+    resident = dict([data.draw(st.sampled_from(homes))])
+    expected = simulate(problem, mapping, machine, rules, resident)
+    assert analyse(problem, mapping, machine, rules, resident) == expected
