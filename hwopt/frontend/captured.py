@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hwopt.errors import HwoptError, TraceError
 from hwopt.ir.tensor import DTYPE_BITS, Role, Tensor
@@ -76,6 +79,24 @@ def first_names(module: torch.nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = module.named_parameters(remove_duplicate=False)
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def fake_module(module: torch.nn.Module, mode: FakeTensorMode) -> Any:
+    """A copy of the module on fake CPU tensors; tied parameters stay tied."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        value = fake_tensor(parameter.detach(), mode)
+        memo[id(parameter)] = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = fake_tensor(buffer, mode)
+    return copy.deepcopy(module, memo)
+
+
+def fake_tensor(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """A fake CPU tensor of the same shape, layout and element type."""
+    with mode:
+        fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
+    return fake
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from torch import nn
 
 from hwopt.errors import FileFormatError, HwoptError, PathError, TraceError
-from hwopt.files import read_json
-from hwopt.frontend.captured import Captured, tracing
-from hwopt.frontend.inference import capture_inference
+from hwopt.files import read_text
+from hwopt.frontend.captured import Captured
+from hwopt.frontend.inference import capture_inference, exported
 from hwopt.frontend.naming import WRAPPED
 from hwopt.frontend.subject import accepts, device_of
 from hwopt.ir.tensor import Role
@@ -35,7 +36,10 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise PathError("no such file", where=str(file), fix="name a folder with a config.json")
-    data = read_json(file)
+    try:
+        data = json.loads(read_text(file))  # these files may hold Infinity, which JSON lacks
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(f"invalid JSON: {error}", where=str(file)) from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise FileFormatError(
             "not a transformers configuration: it has no model_type", where=str(file)
@@ -122,6 +126,9 @@ class Recorded(Mapping[int, tuple[str | None, Role]]):
             raise KeyError(position)
         return f"{self.labels[position - 1]}.next", "cache"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recorded:
+        return self
+
     def __iter__(self) -> Iterator[int]:
         return iter(range(1, len(self) + 1))
 
@@ -179,8 +186,7 @@ def cache_states(name: str, model: nn.Module, batch: int, seq: int) -> dict[str,
     """Tensors of a cache that holds `seq` tokens, as a short prefill shows its form."""
     probe = Cached(model, {}, 0)
     tokens = torch.zeros((batch, _PROBE), dtype=torch.int64, device=device_of(model))
-    with tracing(name), torch.no_grad():
-        program = torch.export.export(probe, (tokens,), strict=False)
+    program = exported(name, probe, (tokens,))
     output = next(node for node in program.graph.nodes if node.op == "output")
     windows = {
         index: getattr(layer, "sliding_window", None)

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import InputKind, OutputKind
 
 from hwopt.frontend.captured import (
     Captured,
     Given,
     Result,
+    fake_module,
+    fake_tensor,
     first_names,
     parameters_of,
     tracing,
@@ -41,8 +44,8 @@ def capture_inference(
     `roles` of inputs that are not plain inputs; `results` gives names and roles of outputs by
     position. Raises `TraceError`.
     """
+    program = exported(name, wrapped, tuple(inputs.values()))
     with tracing(name), torch.no_grad():
-        program = torch.export.export(wrapped, tuple(inputs.values()), strict=False)
         program = program.run_decompositions(_decompositions())
     names, given = iter(inputs), {}
     parameters = first_names(wrapped)
@@ -73,6 +76,27 @@ def capture_inference(
         type(p)(without_wrapper(p.name), p.shape, p.dtype, p.role) for p in parameters_of(wrapped)
     )
     return Captured(program.graph_module, given, tuple(found), stripped)
+
+
+def exported(
+    name: str, wrapped: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> torch.export.ExportedProgram:
+    """The program of `wrapped(*inputs)`.
+
+    A model on the meta device that makes tensors of its own on the CPU is exported again on fake
+    CPU tensors (which takes a little longer).
+    """
+    with tracing(name), torch.no_grad():
+        try:
+            return torch.export.export(wrapped, inputs, strict=False)
+        except Exception:
+            if inputs[0].device.type != "meta":
+                raise
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        copied = fake_module(wrapped, mode)
+        fakes = tuple(fake_tensor(value, mode) for value in inputs)
+        with mode:
+            return torch.export.export(copied, fakes, strict=False)
 
 
 def _decompositions() -> Any:

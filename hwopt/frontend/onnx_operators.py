@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hwopt.errors import UnsupportedOperatorError
 
@@ -41,8 +42,9 @@ class Node:
 
 
 def _integers(value: Value) -> list[int]:
-    """A constant tensor of integers as Python numbers."""
-    return [int(v) for v in value.reshape(-1).tolist()]
+    """A constant tensor of integers as Python numbers, read out of any tracer's sight."""
+    with _disable_current_modes():
+        return [int(v) for v in value.reshape(-1).tolist()]
 
 
 def _pads(node: Node, x: torch.Tensor, spatial: int, kernel: Sequence[int]) -> list[int]:

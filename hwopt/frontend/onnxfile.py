@@ -7,11 +7,13 @@ CPU tensors while tracing, so shapes are static. Needs the `onnx` package (extra
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hwopt.errors import FileFormatError, HwoptError, PathError
 from hwopt.frontend.onnx_operators import DTYPES, HANDLERS, Node, Value, unsupported
@@ -26,6 +28,7 @@ class OnnxModule(torch.nn.Module):
 
         self._nodes = [Node(proto, onnx) for proto in model.graph.node]
         self._attribute: dict[str, str] = {}
+        self._known: dict[str, torch.Tensor] = {}
         self._outputs = [output.name for output in model.graph.output]
         self._inputs: list[str] = []
         for node in self._nodes:
@@ -34,7 +37,7 @@ class OnnxModule(torch.nn.Module):
         for initializer in model.graph.initializer:
             self._add_initializer(initializer, onnx, weights=weights)
         for given in model.graph.input:
-            if given.name not in self._attribute:
+            if given.name not in self._attribute and given.name not in self._known:
                 self._inputs.append(given.name)
 
     def _add_initializer(self, proto: Any, onnx: Any, *, weights: bool) -> None:
@@ -49,7 +52,10 @@ class OnnxModule(torch.nn.Module):
             value = torch.empty(shape, dtype=dtype, device="meta")
         else:
             value = torch.from_numpy(onnx.numpy_helper.to_array(proto).copy())
-        if dtype.is_floating_point and math.prod(shape) > 1:
+        if not dtype.is_floating_point:
+            self._known[proto.name] = value  # in a dict, where tracers do not look for tensors
+            return
+        if math.prod(shape) > 1:
             self.register_parameter(attribute, torch.nn.Parameter(value))
         else:
             self.register_buffer(attribute, value)
@@ -57,14 +63,28 @@ class OnnxModule(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run every node in the file's (topological) order."""
-        values: dict[str, Value] = {"": None}
+        values: dict[str, Value] = {"": None, **self._known}
         values.update({name: getattr(self, a) for name, a in self._attribute.items()})
         values.update(zip(self._inputs, inputs, strict=True))
         for node in self._nodes:
-            result = HANDLERS[node.type](node, [values[name] for name in node.inputs])
+            given = [values[name] for name in node.inputs]
+            with _values_known(node, given):
+                result = HANDLERS[node.type](node, given)
             results = result if isinstance(result, tuple) else (result,)
             values.update(zip(node.outputs, results, strict=False))
         return tuple(values[name] for name in self._outputs)
+
+
+def _values_known(node: Node, given: list[Value]) -> contextlib.AbstractContextManager[object]:
+    """Arithmetic on known integers (shapes, indices) runs for real, out of any tracer's sight."""
+    known = all(
+        value is None
+        or (type(value) is torch.Tensor and value.is_cpu and not value.is_floating_point())
+        for value in given
+    )
+    if node.type in ("Shape", "Constant") or (known and any(value is not None for value in given)):
+        return _disable_current_modes()
+    return contextlib.nullcontext()
 
 
 def load_onnx(

@@ -4,6 +4,8 @@ expand, add the optimizer; and the graphs kept on disk.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +26,7 @@ from hwopt.frontend.subject import Subject, Wrapped, from_inputs, from_shapes
 from hwopt.frontend.training import capture_training
 from hwopt.ir.graph import Graph
 from hwopt.ir.tensor import Tensor
+from hwopt.ir.verify import verify
 
 
 def trace_model(
@@ -46,7 +49,14 @@ def trace_model(
 
 def _trace(resolved: Resolved, inputs: Any, request: Request, *, expand: bool) -> Graph:
     module, inputs = _built(resolved, inputs, request)
-    module.train(request.mode == "train")
+    with _set_mode(module, training=request.mode == "train"):
+        return _traced(resolved, module, inputs, request, expand=expand)
+
+
+def _traced(
+    resolved: Resolved, module: nn.Module, inputs: Any, request: Request, *, expand: bool
+) -> Graph:
+    """The graph of a module that is in the right mode."""
     subject = _subject(resolved, module, inputs, request)
     name = resolved.name if request.mode == "forward" else f"{resolved.name}:{request.mode}"
     parameters = parameters_of(module)
@@ -59,7 +69,20 @@ def _trace(resolved: Resolved, inputs: Any, request: Request, *, expand: bool) -
         graph = assemble(
             name, graph.tensor | tensors, (*graph.ops, *ops), (*graph.outputs, *outputs), parameters
         )
+    verify(graph)
     return graph
+
+
+@contextlib.contextmanager
+def _set_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Within: the module trains or infers; afterwards each part is as it was."""
+    before = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, value in before.items():
+            part.training = value
 
 
 def _built(resolved: Resolved, inputs: Any, request: Request) -> tuple[nn.Module, Any]:

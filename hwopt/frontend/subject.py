@@ -113,9 +113,12 @@ def from_shapes(
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are; the meta device for one without any."""
-    parameter = next(module.parameters(), None)
-    return torch.device("meta") if parameter is None else parameter.device
+    """Where a module runs: the meta device if any parameter is there (some models put single ones
+    elsewhere) or if it has none, else where its first parameter is.
+    """
+    devices = [parameter.device for parameter in module.parameters()]
+    meta = torch.device("meta")
+    return meta if not devices or meta in devices else devices[0]
 
 
 def _beside(value: torch.Tensor, module: nn.Module) -> torch.Tensor:

@@ -9,7 +9,6 @@ parameter each belongs to.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,8 @@ from hwopt.frontend.captured import (
     Captured,
     Given,
     Result,
+    fake_module,
+    fake_tensor,
     first_names,
     parameters_of,
     tracing,
@@ -72,9 +73,9 @@ def capture_training(subject: Subject, module: nn.Module) -> Captured:
     """The joint graph of `module`'s training step. Raises `TraceError` or `HwoptError`."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with tracing(subject.name), mode:
-        model = _fake(module, mode).train()
+        model = fake_module(module, mode).train()
         _still(model)
-        inputs = {name: _fake_tensor(value, mode) for name, value in subject.inputs.items()}
+        inputs = {name: fake_tensor(value, mode) for name, value in subject.inputs.items()}
         loss, target = _loss(subject, model, inputs)
         if target is not None:
             inputs = {**inputs, TARGET: target}
@@ -139,32 +140,16 @@ def _result(node: torch.fx.Node, meaning: Any, unique: Mapping[str, str]) -> Res
     return Result(node, "activation", "loss")
 
 
-def _fake(module: nn.Module, mode: FakeTensorMode) -> Any:
-    """A copy of the module on fake CPU tensors; tied parameters stay tied."""
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        value = _fake_tensor(parameter.detach(), mode)
-        memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = _fake_tensor(buffer, mode)
-    return copy.deepcopy(module, memo)
-
-
-def _fake_tensor(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    """A fake CPU tensor of the same shape, layout and element type."""
-    with mode:
-        fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
-    return fake
-
-
 def _still(model: nn.Module) -> None:
-    """No dropout, no logging inside losses (which tracers refuse)."""
+    """No dropout, no masking of inputs at random, no logging inside losses (tracers refuse it)."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base class
             module.p = 0.0
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and ("drop" in name):
                 setattr(module, name, 0.0)
+    if getattr(getattr(model, "config", None), "apply_spec_augment", False):
+        setattr(model.config, "apply_spec_augment", False)  # noqa: B010 - not a torch attribute
     if getattr(model, "loss_type", "absent") is None:
         setattr(model, "loss_type", "ForCausalLM")  # noqa: B010 - not a torch attribute
 
