@@ -23,9 +23,10 @@ from hwopt.hardware.accelerator import ROLES, Accelerator, Fanout, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.program import Constraint
 from hwopt.mapping.analysis import OBJECTIVES, Analysis, Objective, leakage_watts, price
+from hwopt.mapping.forest import Forest
 from hwopt.mapping.mapping import Mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import Forest, improve, solve
+from hwopt.mapping.search import improve, solve
 from hwopt.mapping.tables import ROWS, Factors, Space, build_space
 from hwopt.mapping.template import templates
 from hwopt.mapping.traffic import analyse, check_size

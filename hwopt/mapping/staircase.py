@@ -34,21 +34,20 @@ from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.program import Constraint
 from hwopt.mapping.analysis import Objective, Price, price
 from hwopt.mapping.best import Numbers, freeze, skeleton, spaces_of, start
+from hwopt.mapping.forest import Forest
 from hwopt.mapping.mapping import Mapping, parse_mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import Forest, front, seed, solve, thin
-from hwopt.mapping.tables import Factors, Space
+from hwopt.mapping.search import front, seed, solve, thin
+from hwopt.mapping.tables import ROWS, Factors, Space
 from hwopt.mapping.traffic import check_size
 
-VERSION = 2
+VERSION = 3
 """Part of the cache key: raise it when rows change for equal inputs."""
 MOST, BUDGET = 300, 60_000
 """Rows of a staircase at most; boxes bounded to look for rows besides the first good ones."""
-CELLS, SEEDED, DEEPENED, DEEP = 5, 5, 2, 2500
+CELLS, SEEDED, DEEPENED, DEEP = 5, 4, 2, 6000
 """Imaginary machines: capacities tried, mappings kept of each, of these improved by branch and
 bound, its boxes."""
-ROWS = {"any": 250, "perfect": 250}
-"""Rows of the tables of tile chains that a staircase searches."""
 LOOSEST = 1.3
 """Gap beyond which rows are no longer thinned out: the search for more ends instead."""
 SLACKS = (1.01, 1.02, 1.03, 1.05, 1.08, 1.12, 1.2, 1.35, 1.5, 2.0)
@@ -121,7 +120,7 @@ def staircase(
     stays = tuple(sorted((resident or {}).items()))
     key = (
         problem, skeleton(accelerator), steps, freeze(constraint or Constraint()), conventions,
-        stays, factors, rows or ROWS[factors], most, budget,
+        stays, factors, rows or 0, most, budget,
     )  # fmt: skip
     return _cached(key, cache)
 
@@ -193,11 +192,12 @@ class _Archive:
         self.count, self.boxes = 0, 0
         self.slack, self.turn, self.gap, self.exhausted = 1.0, 0, 1.0, True
 
-    def seed(self, numbers: Numbers) -> None:
-        """Add good mappings for one imaginary machine."""
-        starts, used = start(tuple(self.spaces), numbers, SEEDED, 1)
+    def seed(self, numbers: Numbers, first: int, end: int) -> None:
+        """Add good mappings for one imaginary machine from the spaces `first` to `end`."""
+        starts, used = start(tuple(self.spaces[first:end]), numbers, SEEDED, 1)
         self.boxes += used
-        for turn, (key, number, picked) in enumerate(starts[:SEEDED]):
+        for turn, (key, place, picked) in enumerate(starts[:SEEDED]):
+            number = first + place
             packed = self.spaces[number][1].packed
             if turn < DEEPENED:
                 self.boxes += solve(packed, *numbers, key, picked, DEEP)[0]
@@ -252,8 +252,13 @@ def _make(key: Key) -> Staircase:
     accelerator = Accelerator.model_validate_json(structure)
     spaces: Spaces = []
     kinds: tuple[Factors, ...] = ("perfect",) if factors == "perfect" else ("perfect", "any")
+    ranges = []
     for kind in kinds:
-        spaces += spaces_of(problem, structure, constraint, conventions, stays, kind, rows)
+        own = spaces_of(
+            problem, structure, constraint, conventions, stays, kind, rows or ROWS[kind]
+        )
+        ranges.append((len(spaces), len(spaces) + len(own)))
+        spaces += own
     capacities = dict(steps)
     memories = accelerator.memories
     ends = np.array([len(capacities.get(m.name, ())) for m in memories], np.int64)
@@ -262,7 +267,8 @@ def _make(key: Key) -> Staircase:
         grid[number, : ends[number]] = capacities.get(memory.name, ())
     archive = _Archive(spaces, problem.points, grid, ends, _columns(accelerator, ends), most)
     for numbers in _scenarios(problem, accelerator, grid, ends):
-        archive.seed(numbers)
+        for first, end in ranges:
+            archive.seed(numbers, first, end)
     for number in range(len(spaces)):
         archive.explore(number, max(1000, budget // len(spaces)))
     if archive.count == 0:
