@@ -11,7 +11,7 @@ concatenation over all blocks, for example, grows with their number). Anything e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TypeAlias, TypeVar
@@ -27,6 +27,7 @@ Numbers: TypeAlias = dict[int, int]
 """New block number by old; a block that is missing may not be touched."""
 
 _LAST = TRACED - 1
+_ASCENDING, _DESCENDING = list(range(TRACED)), list(reversed(range(TRACED)))
 
 
 class MismatchError(Exception):
@@ -67,26 +68,27 @@ class _Expansion:
         position = 0
         while position < len(runs):
             number, run = runs[position]
-            if number is None:
+            four = runs[position : position + TRACED]
+            order = [n for n, _ in four]
+            if order in (_ASCENDING, _DESCENDING):
+                result += self._blocks(dict(four), rename, descending=order == _DESCENDING)
+                position += TRACED
+            elif number in (None, 0, _LAST):  # outside, or about the first or last block alone
                 result += [rename(item, {0: 0, _LAST: self._count - 1}) for item in run]
                 position += 1
-                continue
-            quadruple = runs[position : position + TRACED]
-            order = [n for n, _ in quadruple]
-            if order == list(range(TRACED)):
-                result += self._blocks([r for _, r in quadruple], rename, descending=False)
-            elif order == list(reversed(range(TRACED))):
-                result += self._blocks([r for _, r in reversed(quadruple)], rename, descending=True)
             else:
                 raise MismatchError(f"blocks come in the order {order}")
-            position += TRACED
         return result
 
     def _blocks(
-        self, runs: list[list[T]], rename: Callable[[T, Numbers], T], *, descending: bool
+        self,
+        runs: Mapping[int | None, list[T]],
+        rename: Callable[[T, Numbers], T],
+        *,
+        descending: bool,
     ) -> list[T]:
         """All blocks from the four traced ones."""
-        first, second, third, last = runs
+        first, second, third, last = (runs[number] for number in _ASCENDING)
         shift = {0: 1, 1: 2, 2: 3}
         if [rename(item, shift) for item in second] != third:
             raise MismatchError("blocks 1 and 2 differ")
