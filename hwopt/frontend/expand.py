@@ -27,6 +27,7 @@ Numbers: TypeAlias = dict[int, int]
 """New block number by old; a block that is missing may not be touched."""
 
 _LAST = TRACED - 1
+_SHIFT: Numbers = {0: 1, 1: 2, 2: 3}
 _ASCENDING, _DESCENDING = list(range(TRACED)), list(reversed(range(TRACED)))
 
 
@@ -89,8 +90,7 @@ class _Expansion:
     ) -> list[T]:
         """All blocks from the four traced ones."""
         first, second, third, last = (runs[number] for number in _ASCENDING)
-        shift = {0: 1, 1: 2, 2: 3}
-        if [rename(item, shift) for item in second] != third:
+        if [rename(item, _SHIFT) for item in second] != third:
             raise MismatchError("blocks 1 and 2 differ")
         blocks = [[rename(item, {0: 0, 1: 1}) for item in first]]
         blocks += [
@@ -129,8 +129,9 @@ class _Expansion:
         new = self._name(name, numbers)
         old = self._graph.tensor[name]
         declared = self._tensors.setdefault(new, old if new == name else replace(old, name=new))
-        if (declared.shape, declared.dtype, declared.role) != (old.shape, old.dtype, old.role):
-            raise MismatchError(f"{new} has two shapes")
+        traced = self._graph.tensor.get(new, declared) if numbers is _SHIFT else declared
+        if not declared == traced == replace(old, name=new):
+            raise MismatchError(f"{new} differs from {name}")
         return new
 
     def _source(self, name: str) -> Tensor:

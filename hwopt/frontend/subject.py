@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,16 +15,13 @@ from hwopt.frontend.captured import parse_dtype
 from hwopt.frontend.naming import WRAPPED
 from hwopt.models.library import LossName, Specification
 
-Cached: TypeAlias = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
-
 
 @dataclass(frozen=True)
 class Subject:
     """`inputs` by dotted name ("pixels", "states.0"), in the order of the call.
 
     `arguments` rebuilds the call's positional and keyword arguments from the flat inputs. `options`
-    are further keyword arguments. `owned`: the module was built for this trace and may be changed.
-    `loss` None means that it is chosen by looking at the outputs.
+    are further keyword arguments. `loss` None means that it is chosen by looking at the outputs.
     """
 
     name: str
@@ -33,7 +30,6 @@ class Subject:
     arguments: Callable[[tuple[Any, ...]], tuple[tuple[Any, ...], dict[str, Any]]]
     options: Mapping[str, Any] = field(default_factory=dict)
     loss: LossName | None = None
-    owned: bool = False
 
 
 class Wrapped(nn.Module):
@@ -53,7 +49,7 @@ class Wrapped(nn.Module):
 
 
 def from_inputs(
-    name: str, module: nn.Module, inputs: Any, *, loss: LossName | None = None, owned: bool = False
+    name: str, module: nn.Module, inputs: Any, *, loss: LossName | None = None
 ) -> Subject:
     """A subject called with what a user gave: a tensor, a tuple (positional) or a dict (keywords).
 
@@ -84,7 +80,7 @@ def from_inputs(
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         return args, kwargs
 
-    return Subject(name, module, flat, arguments, {}, loss, owned)
+    return Subject(name, module, flat, arguments, {}, loss)
 
 
 def from_shapes(
@@ -109,7 +105,7 @@ def from_shapes(
     def arguments(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), dict(zip(names, tensors, strict=True))
 
-    return Subject(name, module, inputs, arguments, options or {}, loss, owned=True)
+    return Subject(name, module, inputs, arguments, options or {}, loss)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -35,11 +35,16 @@ from hwopt.frontend.captured import (
 )
 from hwopt.frontend.naming import WRAPPED, without_wrapper
 from hwopt.frontend.subject import Subject
+from hwopt.ir.tensor import Role
 from hwopt.models.library import LossName
 from hwopt.ops.lowering import lowerings
 
 TARGET = "target"
 """Input that holds what the model should have answered, where the loss is not the model's own."""
+
+
+_ORDER: tuple[Role, ...] = ("activation", "gradient", "state")
+"""Outputs: the loss, gradients in the order of the parameters, then changed buffers."""
 
 
 class WithLoss(nn.Module):
@@ -113,6 +118,7 @@ def _described(
             for value, what in zip(node.args[0], meaning, strict=True):
                 if isinstance(value, torch.fx.Node):
                     results.append(_result(value, what, unique))
+    results.sort(key=lambda result: _ORDER.index(result.role))
     return Captured(graph_module, given, tuple(results), parameters_of(model))
 
 

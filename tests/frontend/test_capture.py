@@ -15,6 +15,7 @@ from hwopt.errors import (
     UnknownNameError,
     UnsupportedOperatorError,
 )
+from hwopt.models.library import find
 
 KNOBS = {"width": 32, "heads": 4, "depth": 2, "vocabulary": 60}
 
@@ -216,3 +217,34 @@ def test_models_are_left_as_they_were():
     assert model[7][0].weight is weight
     assert model[0][1].p == 0.5
     assert model.training
+
+
+def test_frozen_parameters_have_no_gradient():
+    """They count as parameters, and neither gradient nor optimizer step is computed for them."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    model[0].requires_grad_(requires_grad=False)
+    graph = trace(model, (torch.zeros(3, 4),), mode="train")
+    assert graph.parameter_count == 58
+    assert [n for n in graph.outputs if n.endswith(".grad")] == ["1.weight.grad", "1.bias.grad"]
+    assert graph.macs == 3 * (32 + 16) + 3 * 16
+    assert "0.weight.next" not in graph.tensor
+
+
+def test_outputs_begin_with_the_loss():
+    """Then gradients in the order of the parameters, then changed buffers, then the optimizer's."""
+    graph = trace("resnet18", mode="train", overrides={"width": 8})
+    names = [t.name for t in graph.parameters]
+    outputs = list(graph.outputs)
+    assert outputs[0] == "loss"
+    assert outputs[1 : 1 + len(names)] == [
+        f"{n}.grad" for n, _ in find("resnet18").build(width=8).named_parameters()
+    ]
+    assert outputs[1 + len(names)].endswith(".next")
+
+
+def test_alternating_dimensions_are_captured_statically():
+    """A dimension or factor that differs from an earlier trace does not become symbolic."""
+    for width in (32, 48, 64, 80):
+        graph = trace("opt-125m", mode="train", seq=8, cache=False,
+                      overrides={"width": width, "heads": 2, "depth": 1, "vocabulary": 60})  # fmt: skip
+        assert graph.tensor["input_ids"].shape == (1, 8)
