@@ -29,6 +29,12 @@ _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 """Higher-order operators that only run their body under another setting, and the position of the
 body among their arguments."""
 
+_LINEAR = (
+    "aten.slice_backward.default", "aten.select_backward.default", "aten.sum.default",
+    "aten.sum.dim_IntList", "aten.mm.default", "aten.bmm.default",
+)  # fmt: skip
+"""Operators whose result is 0 where an operand has no elements."""
+
 _SMALL = 4096
 """A constant of at most so many equal elements is written by a fill instead of being given."""
 
@@ -181,7 +187,7 @@ class _Converter:
         if not any(tensor.elements for tensor in outputs):
             return
         call = Call(str(node.target), name, self._bind(node, source), outputs, phase, source)
-        if not self._append(call):
+        if not self._append(call) and not self._from_nothing(call):
             lower(call, self._build, "opaque" if self._unsupported == "opaque" else "error")
 
     def _without_result(self, node: fx.Node, parts: Sequence[object]) -> None:
@@ -263,6 +269,13 @@ class _Converter:
             write_elements=[sum(new)], kind="append",
             dim=call.arguments["dim"] % len(output.shape),
         )  # fmt: skip
+        return True
+
+    def _from_nothing(self, call: Call) -> bool:
+        """What is linear in an empty tensor (the part of a head that is not rotated, say) is 0."""
+        if call.target not in _LINEAR or all(tensor.elements for tensor in call.tensors):
+            return False
+        self._build.fill(call, 0.0, resource="vector")
         return True
 
     def _define(self, node: fx.Node, tensor: Tensor) -> None:

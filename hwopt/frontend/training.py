@@ -22,7 +22,7 @@ from torch.fx import traceback
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from hwopt.errors import HwoptError
+from hwopt.errors import HwoptError, TraceError
 from hwopt.frontend.captured import (
     Captured,
     Given,
@@ -75,11 +75,27 @@ class WithLoss(nn.Module):
 
 
 def capture_training(subject: Subject, module: nn.Module) -> Captured:
-    """The joint graph of `module`'s training step. Raises `TraceError` or `HwoptError`."""
+    """The joint graph of `module`'s training step. Raises `TraceError` or `HwoptError`.
+
+    A model that throws dice in training mode (layers dropped at random) is captured in inference
+    mode, but for its batch normalisation.
+    """
+    try:
+        return _capture(subject, module, random=True)
+    except TraceError as error:
+        with contextlib.suppress(TraceError):
+            return _capture(subject, module, random=False)
+        raise error from error.__cause__
+
+
+def _capture(subject: Subject, module: nn.Module, *, random: bool) -> Captured:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with tracing(subject.name), mode:
         model = fake_module(module, mode).train()
         _still(model)
+        if not random:
+            for part in model.modules():
+                part.training = isinstance(part, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - the common base class
         inputs = {name: fake_tensor(value, mode) for name, value in subject.inputs.items()}
         loss, target = _loss(subject, model, inputs)
         if target is not None:

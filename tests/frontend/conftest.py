@@ -61,13 +61,13 @@ SMALL = 2_000_000
 
 @pytest.fixture(scope="session")
 def count_flops():
-    """`count(module, inputs, loss=None)`: FLOPs of a forward pass, or of it and the backward.
+    """`count(module, inputs, loss=None, training=True)`: FLOPs of a forward pass, or of it and the backward.
 
     Runs eagerly, with explicit attention, on CPU tensors (fake ones if it is large); `loss` turns
     the output into a scalar.
     """
 
-    def count(module, inputs, loss=None):
+    def count(module, inputs, loss=None, training=True):
         mode = contextlib.nullcontext()
         if sum(p.numel() for p in module.parameters()) > SMALL:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -81,7 +81,7 @@ def count_flops():
             given = {k: torch.ones(v.shape, dtype=v.dtype) for k, v in inputs.items()}
         if hasattr(model, "set_attn_implementation"):
             model.set_attn_implementation("eager")
-        model.train(loss is not None)
+        model.train(training and loss is not None)
         if hasattr(getattr(model, "config", None), "apply_spec_augment"):
             model.config.apply_spec_augment = False
         with pytest.MonkeyPatch.context() as patch:

@@ -245,6 +245,6 @@ def test_outputs_begin_with_the_loss():
 def test_alternating_dimensions_are_captured_statically():
     """A dimension or factor that differs from an earlier trace does not become symbolic."""
     for width in (32, 48, 64, 80):
-        graph = trace("opt-125m", mode="train", seq=8, cache=False,
-                      overrides={"width": width, "heads": 2, "depth": 1, "vocabulary": 60})  # fmt: skip
+        knobs = {"width": width, "heads": 2, "depth": 1, "vocabulary": 60}
+        graph = trace("opt-125m", mode="train", seq=8, cache=False, overrides=knobs)
         assert graph.tensor["input_ids"].shape == (1, 8)

@@ -158,7 +158,8 @@ def test_train(name, tmp_path, count_flops):
         names = ("loss", "logits", "logits_per_image")
         return next(output[n] for n in names if output.get(n) is not None).mean()
 
-    assert graph.flops == count_flops(model, inputs_of(graph), loss)
+    training = not name.startswith("Wav2Vec2")  # drops layers at random: traced as in inference
+    assert graph.flops == count_flops(model, inputs_of(graph), loss, training)
 
 
 DECODED = ("MistralForCausalLM", "Gemma2ForCausalLM", "BloomForCausalLM", "DeepseekV3ForCausalLM")
