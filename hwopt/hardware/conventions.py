@@ -28,16 +28,11 @@ class Conventions:
     padding: Literal["free", "counted"] = "free"
     first_write: Literal["nothing", "zero"] = "nothing"
     edges: Literal["exact", "padded"] = "exact"
-    fill_drain: bool = True
 
 
 NATIVE = Conventions()
-TIMELOOP = Conventions(
-    "timeloop", strided="bounding", padding="counted", edges="exact", fill_drain=False
-)
-ACCELFORGE = Conventions(
-    "accelforge", halo="none", strided="bounding", padding="counted", fill_drain=False
-)
+TIMELOOP = Conventions("timeloop", strided="bounding", padding="counted")
+ACCELFORGE = Conventions("accelforge", halo="none", strided="bounding", padding="counted")
 ZIGZAG = Conventions("zigzag", halo="none", strided="bounding", padding="counted")
 SCALESIM = Conventions("scalesim", halo="none", edges="padded")
 

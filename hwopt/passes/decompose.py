@@ -92,12 +92,16 @@ def _wide(dtype: str) -> str:
 
 
 def _softmax(call: Call, build: Builder, reads: list[Tensor], options: dict[str, Any]) -> None:
-    """exp(x - max x) / sum, or x - max x - log(sum); a second result is max x + log(sum)."""
+    """exp(x - max x) / sum, or x - max x - log(sum); a second result is max x + log(sum).
+
+    A safe softmax gives zeros for a row of -inf: its maximum counts as 0, its sum as 1.
+    """
     x, out, axis = reads[0], call.outputs[0], int(options["axis"])
     row = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
     wide = _wide(x.dtype)
     most = build.reduce(call, "max", [x], [axis], build.temporary(call, row, x.dtype))
-    shifted = apply("sub", Operand(0), Operand(1))
+    safe = bool(options.get("safe"))
+    shifted = apply("sub", X, _unless(ROW, -math.inf, 0.0) if safe else ROW)
     width = build.temporary(call, row, wide)
     if options["log"]:
         moved = build.pointwise(call, shifted, [x, most], build.temporary(call, x.shape, wide))
@@ -107,12 +111,18 @@ def _softmax(call: Call, build: Builder, reads: list[Tensor], options: dict[str,
         exponent = build.temporary(call, x.shape, wide)
         build.pointwise(call, apply("exp", shifted), [x, most], exponent)
         build.reduce(call, "sum", [exponent], [axis], width)
-        build.pointwise(call, apply("div", X, ROW), [exponent, width], out)
+        divisor = _unless(ROW, 0.0, 1.0) if safe else ROW
+        build.pointwise(call, apply("div", X, divisor), [exponent, width], out)
     for given in call.outputs[1:]:
         kept = _keeping(call, build, given, row)
         build.pointwise(call, apply("add", X, apply("log", ROW)), [most, width], kept)
         if kept is not given:
             build.reshape(call, kept, given)
+
+
+def _unless(value: Scalar, special: float, instead: float) -> Scalar:
+    """The value, but `instead` where it is `special`."""
+    return apply("where", apply("eq", value, special), instead, value)
 
 
 def _layer_norm(call: Call, build: Builder, reads: list[Tensor], options: dict[str, Any]) -> None:

@@ -95,3 +95,21 @@ def test_only_some():
     assert program.graph is graph
     with pytest.raises(PassError, match="softmax"):
         PassManager(parse_pipeline("decompose{only=[sotfmax]}")).run(graph)
+
+
+def test_a_fully_masked_row_stays_zeros():
+    """The safe softmax of attention gives zeros, not NaN, for a row of minus infinity."""
+    q, k, v = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[2] = False
+
+    class Masked(torch.nn.Module):
+        def forward(self, q, k, v, mask):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    graph = hwopt.trace(Masked(), (q, k, v, mask))
+    program, _ = PassManager(parse_pipeline("decompose")).run(graph)
+    values = {"q": q.numpy(), "k": k.numpy(), "v": v.numpy(), "mask": mask.numpy()}
+    result = interpret(program.graph, values)[program.graph.outputs[0]]
+    assert np.allclose(result, Masked()(q, k, v, mask).numpy(), atol=1e-6)
+    assert not result[0, :, 2].any()
