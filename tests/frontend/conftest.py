@@ -61,7 +61,7 @@ SMALL = 2_000_000
 
 @pytest.fixture(scope="session")
 def count_flops():
-    """`count(module, inputs, loss=None, training=True)`: FLOPs of a forward pass, or of it and the backward.
+    """`count(module, inputs, loss=None, training=True)`: FLOPs of a forward pass, or with backward.
 
     Runs eagerly, with explicit attention, on CPU tensors (fake ones if it is large); `loss` turns
     the output into a scalar.
