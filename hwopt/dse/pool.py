@@ -7,6 +7,7 @@ Staircases do not depend on prices, so each is computed once and used for all de
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -80,7 +81,9 @@ class Pool:
             say(self._console, f"mapping {len(missing)} operators in {self._processes} processes")
             # fork would copy numba's thread pool in an undefined state
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self._processes, mp_context=context)
+            self._executor = ProcessPoolExecutor(
+                self._processes, mp_context=context, initializer=_leave_interrupts_to_parent
+            )
         jobs = [(r, self.skeletons[s], self._grids[s]) for r, s in missing]
         for pair, rows in zip(missing, self._executor.map(_job, jobs), strict=True):
             self._rows[pair] = rows
@@ -90,6 +93,11 @@ class Pool:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
             self._executor = None
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent decides what happens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _job(job: tuple[Request, Accelerator, Grid]) -> Rows:

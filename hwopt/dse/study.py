@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwopt.dse import front as pareto
-from hwopt.dse.evaluator import Evaluator, Goal, for_optimizer
+from hwopt.dse.evaluator import Evaluation, Evaluator, Goal, for_optimizer
 from hwopt.dse.journal import (
     CHECKPOINT,
     JOURNAL,
@@ -38,7 +38,15 @@ from hwopt.dse.journal import (
     save_checkpoint,
 )
 from hwopt.dse.optimizer import make_optimizer
-from hwopt.dse.space import DesignSpace, SearchOptions, StudyFile, Value, load_study, parse_study
+from hwopt.dse.space import (
+    Codes,
+    DesignSpace,
+    SearchOptions,
+    StudyFile,
+    Value,
+    load_study,
+    parse_study,
+)
 from hwopt.errors import InfeasibleError, StudyError
 from hwopt.files import read_json, read_yaml, write_json, write_yaml
 from hwopt.registry import Registry
@@ -361,7 +369,7 @@ def _locked_run(
                 codes = optimizer.ask(options.budget - priced)
                 if not len(codes):
                     break
-                result = evaluator.evaluate(codes)
+                result = _priced(evaluator, codes)
                 optimizer.tell(codes, *for_optimizer(result, evaluator.goals))
                 numbers = np.column_stack([result.objectives, result.feasible, result.details])
                 journal.append(generation, codes, numbers)
@@ -375,6 +383,16 @@ def _locked_run(
     finally:
         journal.close()
     return read_history(path)
+
+
+def _priced(evaluator: Evaluator, codes: Codes) -> Evaluation:
+    """Evaluate a batch. Ctrl-C inside jitted code arrives as SystemError: it is Ctrl-C again."""
+    try:
+        return evaluator.evaluate(codes)
+    except SystemError as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _make_room(path: Path, resume: bool) -> None:

@@ -170,6 +170,25 @@ def test_resume_needs_the_same_study(tmp_path, file, make_file, analytic):
         run(analytic(file), file.search, tmp_path / "empty", file, resume=True)
 
 
+def test_interrupt_inside_jitted_code_is_an_interrupt(tmp_path, file, analytic):
+    """Numba turns Ctrl-C into a SystemError caused by it; other SystemErrors are bugs."""
+    evaluator = analytic(file)
+
+    def stopped(codes):
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    evaluator.evaluate = stopped
+    with pytest.raises(KeyboardInterrupt):
+        run(evaluator, file.search, tmp_path / "a", file)
+
+    def broken(codes):
+        raise SystemError("a bug")
+
+    evaluator.evaluate = broken
+    with pytest.raises(SystemError, match="a bug"):
+        run(evaluator, file.search, tmp_path / "b", file)
+
+
 def test_identity_covers_files_and_the_order_of_knobs(tmp_path, make_file):
     """Other points in a CSV, or knobs in another order (other codes), are another study."""
     points = tmp_path / "points.csv"
