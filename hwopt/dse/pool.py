@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from hwopt.cost.cost import homes_of
 from hwopt.cost.tables import Request
+from hwopt.dse import interrupts
 from hwopt.dse.progress import say
 from hwopt.errors import InfeasibleError
 from hwopt.hardware.table import skeleton_key
@@ -74,6 +75,7 @@ class Pool:
                 break
             rows = candidates(request, self.skeletons[skeleton], self._grids[skeleton])
             self._rows[request, skeleton] = rows
+            interrupts.check()
         return bool(missing)
 
     def _compute_apart(self, missing: list[tuple[Request, int]]) -> None:
@@ -87,6 +89,7 @@ class Pool:
         jobs = [(r, self.skeletons[s], self._grids[s]) for r, s in missing]
         for pair, rows in zip(missing, self._executor.map(_job, jobs), strict=True):
             self._rows[pair] = rows
+            interrupts.check()
 
     def close(self) -> None:
         """Stop the helping processes."""

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwopt.dse import front as pareto
-from hwopt.dse.evaluator import Evaluation, Evaluator, Goal, for_optimizer
+from hwopt.dse import interrupts
+from hwopt.dse.evaluator import Evaluator, Goal, for_optimizer
 from hwopt.dse.journal import (
     CHECKPOINT,
     JOURNAL,
@@ -39,7 +40,6 @@ from hwopt.dse.journal import (
 )
 from hwopt.dse.optimizer import make_optimizer
 from hwopt.dse.space import (
-    Codes,
     DesignSpace,
     SearchOptions,
     StudyFile,
@@ -364,12 +364,16 @@ def _locked_run(
         write_yaml(path / STUDY, file.model_dump(mode="json", exclude_unset=True))
         journal.start()
     try:
-        with progress(console, min(options.budget, optimizer.size), priced) as show:
+        with (
+            interrupts.deferred(),
+            progress(console, min(options.budget, optimizer.size), priced) as show,
+        ):
             while priced < options.budget:
+                interrupts.check()
                 codes = optimizer.ask(options.budget - priced)
                 if not len(codes):
                     break
-                result = _priced(evaluator, codes)
+                result = evaluator.evaluate(codes)
                 optimizer.tell(codes, *for_optimizer(result, evaluator.goals))
                 numbers = np.column_stack([result.objectives, result.feasible, result.details])
                 journal.append(generation, codes, numbers)
@@ -383,16 +387,6 @@ def _locked_run(
     finally:
         journal.close()
     return read_history(path)
-
-
-def _priced(evaluator: Evaluator, codes: Codes) -> Evaluation:
-    """Evaluate a batch. Ctrl-C inside jitted code arrives as SystemError: it is Ctrl-C again."""
-    try:
-        return evaluator.evaluate(codes)
-    except SystemError as error:
-        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
 
 
 def _make_room(path: Path, resume: bool) -> None:
