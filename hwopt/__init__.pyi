@@ -5,6 +5,36 @@ from .dse.study import Study as Study
 from .dse.study import search as search
 from .errors import HwoptError as HwoptError
 from .errors import InfeasibleError as InfeasibleError
+from .files import (
+    cache_dir as cache_dir,
+)
+from .files import (
+    dump_yaml as dump_yaml,
+)
+from .files import (
+    inside as inside,
+)
+from .files import (
+    parse_json as parse_json,
+)
+from .files import (
+    read_json as read_json,
+)
+from .files import (
+    read_text as read_text,
+)
+from .files import (
+    read_yaml as read_yaml,
+)
+from .files import (
+    write_bytes as write_bytes,
+)
+from .files import (
+    write_json as write_json,
+)
+from .files import (
+    write_text as write_text,
+)
 from .frontend.capture import trace as trace
 from .hardware.accelerator import (
     Accelerator as Accelerator,
@@ -21,10 +51,12 @@ from .hardware.accelerator import (
 from .hardware.accelerator import (
     Vector as Vector,
 )
+from .hardware.accelerator import explain as explain
 from .hardware.cluster import Cluster as Cluster
 from .hardware.cluster import Link as Link
 from .hardware.conventions import Conventions as Conventions
 from .hardware.library import load as load
+from .hardware.library import load_cluster as load_cluster
 from .ir.access import Access as Access
 from .ir.access import Affine as Affine
 from .ir.access import Axis as Axis
@@ -65,5 +97,8 @@ from .passes.manager import (
     parse_pipeline as parse_pipeline,
 )
 from .passes.tile import Tile as Tile
+from .quantities import show as show
+from .quantities import show_bytes as show_bytes
+from .registry import Registry as Registry
 
 __version__: str
