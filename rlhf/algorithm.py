@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from torch import Tensor
 
 from rlhf.experience import Experience
-from rlhf.phases import Phase, Role, Sizes
+from rlhf.phases import Forward, Generate, Phase, Role, Sizes, Train
 
 Data: TypeAlias = Literal["answers", "pairs", "prompts"]
 """What an algorithm eats: prompts with an answer, prompts with a chosen and a rejected answer, or
@@ -35,7 +35,8 @@ State: TypeAlias = dict[str, float]
 class Outputs:
     """What one forward of a role's model gave for a micro-batch, token-aligned.
 
-    A policy (actor, reference): log_probs (rows, time) and, where asked for, entropy (rows, time).
+    A policy (actor, reference): log_probs (rows, time) and, where `Train.entropy` asks for it,
+    entropy (rows, time).
     A value model (critic, reward): heads (rows, time), the head's output *after* seeing token t.
     """
 
@@ -58,29 +59,45 @@ class Loss:
 
 
 class Algorithm(Protocol):
-    """The interface; see `rlhf/algorithms/ppo.py` for the fullest example."""
+    """The interface; see `rlhf/algorithms/ppo.py` for the fullest example.
+
+    An algorithm derives from it, and writes only what is its own: what has a body here is what an
+    algorithm without rollouts does.
+    """
 
     name: str
     data: ClassVar[Data]
-    group: ClassVar[int] | int
-    """Rows per group (2 for pairs)."""
     trains: ClassVar[tuple[Role, ...]]
     """Roles with an optimizer."""
 
-    def roles(self) -> tuple[Role, ...]:
-        """Every role that a phase needs a model for, trained ones included ("ema" excluded)."""
+    @property
+    def group(self) -> int:
+        """Rows per group (2 for pairs)."""
 
     def phases(self, sizes: Sizes) -> tuple[Phase, ...]:
         """One iteration."""
 
+    def roles(self, sizes: Sizes | None = None) -> tuple[Role, ...]:
+        """Every role that a phase needs a model for, in the order of the phases ("ema" excluded).
+
+        Without `sizes`: as if the reward were a model.
+        """
+        phases = self.phases(sizes or Sizes(1, 1, 1))
+        users = (phase for phase in phases if isinstance(phase, Generate | Forward | Train))
+        return tuple(dict.fromkeys(phase.role for phase in users))
+
     def start(self) -> State:
         """The state before the first iteration."""
+        return {}
 
     def prepare(
         self, experience: Experience, state: State, reduce: Reduce
     ) -> tuple[Experience, State, dict[str, Tensor]]:
         """Runs at `Prepare`: what losses need (advantages, returns), the next state, and metrics
-        that are already means over all processes."""
+        that are already means over all processes.
+        """
+        del reduce
+        return experience, state, {}
 
     def weight(self, role: Role, experience: Experience) -> Tensor:
         """What a loss sum of these rows is divided by: a count from masks alone."""
@@ -90,7 +107,17 @@ class Algorithm(Protocol):
 
     def mixture(self, outputs: Outputs, experience: Experience) -> Loss:
         """Of a micro-batch of supervised rows, where `Train.mixture_rows` asks for it; already
-        times its coefficient. Weight: trained tokens."""
+        times its coefficient. Weight: that of `SFT`, the trained tokens.
+        """
+        del outputs, experience
+        raise RuntimeError(f"no phase of {self.name} trains on a mixture")  # our bug
+
+    def summary(self, means: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of an optimizer batch, or of held-out rows, from the means of its `Loss.sums`.
+
+        They are these means, and what is a function of means (a perplexity, a correlation).
+        """
+        return dict(means)
 
 
 AnyAlgorithm: TypeAlias = Any

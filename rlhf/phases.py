@@ -22,12 +22,15 @@ class Sizes:
     """What one iteration is made of, from the stage of a plan.
 
     `batch`: groups per optimizer step over all processes; a group has `Algorithm.group` rows.
-    `prompt_tokens`, `response_tokens`: the longest prompt and response.
+    `prompt_tokens`, `response_tokens`: the longest prompt and response. `reward_model`,
+    `reward_function`: what scores a response, where an algorithm generates (one of them, or both).
     """
 
     batch: int
     prompt_tokens: int
     response_tokens: int
+    reward_model: bool = True
+    reward_function: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -95,7 +98,8 @@ class Train:
     """Forward, backward and optimizer steps over every row, `epochs` times.
 
     `batch_rows` rows make one optimizer step. `mixture_rows` rows of the supervised data are added
-    to each step under the loss "mixture" (PPO-ptx); 0: none.
+    to each step under the loss "mixture" (PPO-ptx); 0: none. `entropy`: the loss needs the policy's
+    entropy at every token, not its log-probs alone.
     """
 
     role: Role
@@ -104,6 +108,7 @@ class Train:
     batch_rows: int
     epochs: int = 1
     mixture_rows: int = 0
+    entropy: bool = False
 
     @property
     def name(self) -> str:
@@ -118,7 +123,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Average:
-    """Exponential moving average of a role's weights: ema = decay ema + (1 - decay) role."""
+    """Exponential moving average of a role's weights: ema = decay ema + (1 - decay) role.
+
+    `role` is the one that is followed ("actor"); the average itself is the role "ema".
+    """
 
     role: Role
     decay: float

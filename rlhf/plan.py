@@ -20,6 +20,7 @@ refused with their dotted path.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -341,7 +342,11 @@ class Plan(Part):
         """What one iteration of a stage is made of."""
         generated = stage.algorithm.data == "prompts"
         answer = stage.sampling.response_tokens if generated else self.data.answer_tokens
-        return Sizes(stage.batch, self.data.prompt_tokens, answer)
+        reward = self.roles.reward
+        earlier = takewhile(lambda other: other.title != stage.title, self.stages)
+        trained = any("reward" in other.algorithm.trains for other in earlier)
+        model = trained or reward.model is not None or reward.function is None
+        return Sizes(stage.batch, self.data.prompt_tokens, answer, model, reward.function)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
