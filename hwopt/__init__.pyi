@@ -81,6 +81,7 @@ from .mapping.mapping import Mapping as Mapping
 from .mapping.mapping import Spread as Spread
 from .mapping.problem import Problem as Problem
 from .mapping.staircase import staircase as staircase
+from .models.presets import model_config as model_config
 from .passes.canonicalize import Canonicalize as Canonicalize
 from .passes.classify import Classify as Classify
 from .passes.dataflow import Dataflow as Dataflow
@@ -100,5 +101,9 @@ from .passes.tile import Tile as Tile
 from .quantities import show as show
 from .quantities import show_bytes as show_bytes
 from .registry import Registry as Registry
+from .report.page import document as document
+from .report.page import table as table
+from .report.svg import Line as Line
+from .report.svg import chart as chart
 
 __version__: str
