@@ -30,6 +30,13 @@ Reduce: TypeAlias = Callable[[Tensor], Tensor]
 State: TypeAlias = dict[str, float]
 """Numbers that an algorithm carries from one iteration to the next (an adaptive coefficient)."""
 
+STRICT: dict[str, Any] = {
+    "extra": "forbid",
+    "allow_inf_nan": False,
+    "use_attribute_docstrings": True,
+}
+"""How a plan reads the options of an algorithm: its `__pydantic_config__`."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -113,7 +120,7 @@ class Algorithm(Protocol):
         raise RuntimeError(f"no phase of {self.name} trains on a mixture")  # our bug
 
     def summary(self, means: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of an optimizer batch, or of held-out rows, from the means of its `Loss.sums`.
+        """The metrics of an optimizer batch, or of held-out rows, from the means of `Loss.sums`.
 
         They are these means, and what is a function of means (a perplexity, a correlation).
         """

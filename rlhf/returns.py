@@ -30,6 +30,11 @@ def alone(tensor: Tensor) -> Tensor:
 # Positions.
 
 
+def within(values: Tensor, mask: Tensor) -> Tensor:
+    """The values within the mask and 0 elsewhere; unlike a product, NaN outside stays outside."""
+    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
 def last_of(mask: Tensor) -> Tensor:
     """(rows, time) bool: the last true entry of each row, if it has one."""
     remaining = mask.flip(1).cumsum(1).flip(1)  # true entries from here to the end
@@ -54,7 +59,7 @@ def score_from_heads(heads: Tensor, trained: Tensor) -> Tensor:
     """(rows,): the head's output after the last trained token, which has seen the whole response;
     0 for a row without one.
     """
-    return _within(heads, last_of(trained)).sum(1)
+    return within(heads, last_of(trained)).sum(1)
 
 
 # Sums and statistics.
@@ -67,7 +72,7 @@ def tally(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     values = values.detach().double()
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
-    return _within(values, mask).sum(), mask.sum().double()
+    return within(values, mask).sum(), mask.sum().double()
 
 
 def means(sums: Mapping[str, tuple[Tensor, Tensor]], reduce: Reduce) -> dict[str, Tensor]:
@@ -124,7 +129,7 @@ def moments(values: Tensor, mask: Tensor | None = None, reduce: Reduce = alone) 
         mask = torch.ones_like(values, dtype=torch.bool)
     total, count = reduce(torch.stack(tally(values, mask)))
     mean = total / count.clamp(min=1)
-    squares = reduce(_within((values.detach().double() - mean).square(), mask).sum())
+    squares = reduce(within((values.detach().double() - mean).square(), mask).sum())
     return Moments(float(count), float(mean), float(squares))
 
 
@@ -145,7 +150,7 @@ def whiten(
     found = moments(values, mask, reduce)
     scale = (found.variance(unbiased=unbiased) + 1e-8) ** -0.5
     whitened = (values - found.mean) * scale + (0.0 if shift_mean else found.mean)
-    return _within(whitened, mask)
+    return within(whitened, mask)
 
 
 # Divergence from the reference.
@@ -187,7 +192,7 @@ def shaped_rewards(score: Tensor, kl: Tensor, trained: Tensor, coefficient: floa
     """(rows, time): -coefficient * kl at each trained token, plus the score of the whole response
     (rows,) at the last of them: the token that ended it.
     """
-    return _within(-coefficient * kl, trained) + _within(score[:, None], last_of(trained))
+    return within(-coefficient * kl, trained) + within(score[:, None], last_of(trained))
 
 
 def gae(
@@ -208,10 +213,10 @@ def gae(
     for t in reversed(range(rewards.shape[1])):
         step = trained[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantages[:, t] = _within(delta + gamma * lam * next_advantage, step)
+        advantages[:, t] = within(delta + gamma * lam * next_advantage, step)
         next_value = torch.where(step, values[:, t], next_value)
         next_advantage = torch.where(step, advantages[:, t], next_advantage)
-    return advantages, _within(advantages + values, trained)
+    return advantages, within(advantages + values, trained)
 
 
 # The scale of scores.
@@ -240,8 +245,3 @@ def score_scale(found: Moments, *, mean: float = 0.0, std: float = 1.0) -> Score
     """
     gain = std / found.std if found.std > 0 else 1.0
     return ScoreScale(gain, mean - gain * found.mean)
-
-
-def _within(values: Tensor, mask: Tensor) -> Tensor:
-    """The values within the mask and 0 elsewhere; unlike a product, NaN outside stays outside."""
-    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
