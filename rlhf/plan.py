@@ -13,7 +13,7 @@
     engine: {zero: 2, dtype: bf16}
     cluster: {device: 1xa100-80gb}
 
-Defaults are those of DeepSpeed-Chat's scripts (github.com/deepspeedai/DeepSpeedExamples at 45b4b715)
+Defaults are those of DeepSpeed-Chat (github.com/deepspeedai/DeepSpeedExamples at 45b4b715)
 unless a field says otherwise. Paths are relative to the plan's file. Unknown and duplicate keys are
 refused with their dotted path.
 """
@@ -175,7 +175,7 @@ class TokenizerPlan(Part):
     vocabulary: int = Field(default=2048, ge=260)
     """Of a new byte-level BPE."""
     template: str | None = None
-    """A Jinja chat template (text, or a .jinja file); None: the tokenizer's own, else a plain one."""
+    """A Jinja chat template (text or .jinja file); None: the tokenizer's, else a plain one."""
 
 
 class Data(Part):
@@ -252,7 +252,7 @@ class Stage(Part):
 
     def optimizer(self, role: Role) -> Optimizer:
         """The optimizer of a trained role."""
-        return self.optimizers.get(role, Optimizer())  # type: ignore[call-overload,no-any-return]
+        return next((o for r, o in self.optimizers.items() if r == role), Optimizer())
 
 
 class ClusterPlan(Part):
