@@ -1,10 +1,10 @@
 """The demo's text: a small world of questions, generated, with answers of several manners.
 
-A question names a thing and a place: "Where is the red lantern of the old mill?". An answer has an
-opening (warm, plain or rude), a statement (right or wrong about place and thing) and a judgement
-(kind, plain or unkind). Supervised answers are drawn from all manners alike, so a model that imitates
-them is warm and right only by chance. Preferences follow a rule that no model is told: being right
-counts most, then the opening, then the judgement.
+A question names a thing: "Where is the red lantern near the old mill?". An answer has an opening
+(warm, plain or rude), a statement (about the thing that was asked for, or about another) and a
+judgement (kind, plain or unkind). Supervised answers are drawn from all manners alike, so a model
+that imitates them is warm, or to the point, only by chance. Preferences follow a rule that no model
+is told: naming the right thing counts most, then the opening, then the judgement.
 
 Everything follows from the seed; questions repeat in no part but the one they were drawn for.
 """
@@ -23,7 +23,8 @@ from rlhf.plan import Plan, located
 COLOURS = ("red", "blue", "green", "golden", "silver", "black", "white", "grey", "amber", "pink")
 THINGS = (
     "lantern", "kettle", "ladder", "violin", "basket", "mirror", "anchor", "blanket", "compass",
-    "barrel", "candle", "clock", "drum", "feather", "globe", "hammer", "jacket", "key", "map", "rope",
+    "barrel", "candle", "clock", "drum", "feather", "globe", "hammer", "jacket", "key", "map",
+    "rope",
 )  # fmt: skip
 PLACES = (
     "old mill", "stone bridge", "north tower", "quiet garden", "long barn", "small harbour",
