@@ -111,6 +111,7 @@ def _launch(plan: Plan, run: Path, resume: bool, module: str, say: Callable[[str
             _clear(run)
             started = Started.processes(plan, run, resume, module, address, port)
             code = started.watch(signals, say)
+            started.close()
             errors = records(run, "error")
             retry = plan.cluster.master_port is None and attempt < PORT_TRIES
             if retry and not signals.asked and any(e["kind"] == PORT_TAKEN for e in errors):
@@ -156,6 +157,8 @@ class Started:
     ranks: int
     unreached: list[str] = field(default_factory=list)
     """Machines whose ssh ended badly, with what pdsh says."""
+    pump: threading.Thread | None = None
+    """Passes on what several machines print."""
 
     @classmethod
     def processes(cls, plan: Plan, run: Path, resume: bool, module: str, address: str,
@@ -185,11 +188,20 @@ class Started:
         )  # fmt: skip
         started = cls(run, process, ranks)
         if process.stdout is not None:
-            pump = threading.Thread(target=started.pump, args=(process.stdout,), daemon=True)
-            pump.start()
+            started.pump = threading.Thread(
+                target=started.pass_on, args=(process.stdout,), daemon=True
+            )
+            started.pump.start()
         return started
 
-    def pump(self, lines: IO[str]) -> None:
+    def close(self) -> None:
+        """Print what is left to print."""
+        if self.pump is not None:
+            self.pump.join(timeout=END_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def pass_on(self, lines: IO[str]) -> None:
         """Pass on what the machines print, without the launchers' own chatter."""
         for line in lines:
             failure = _UNREACHED.match(line)

@@ -1,7 +1,8 @@
 """A worker that trains nothing: what `test_launch` starts instead of `rlhf.worker`.
 
 `python -m pretend RUN ...`: all ranks sum their numbers, then the run's file `do.json` says what
-each does: {"RANK": "finish" | "wait" | "raise" | "bug" | "segfault" | "ignore"}.
+each does: {"RANK": "finish" | "wait" | "raise" | "bug" | "segfault" | "ignore"}. With "apart" in it
+they do not meet, which spares them loading torch.
 """
 
 import json
@@ -22,17 +23,14 @@ def save(run: Path, rank: int, name: str, data: object) -> None:
 
 def fit(run: Path, resume: bool) -> None:
     """Meet the others, then do as told."""
-    from rlhf import processes
-
-    processes.start(timeout_s=60)
-    rank = processes.rank()
-    total = sum(processes.gather(rank + 1))
+    rank, orders = int(os.environ["RANK"]), json.loads((run / "do.json").read_text())
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "CARRIED_BY_USER")
-    seen = {name: os.environ.get(name) for name in names}
-    save(run, rank, "joined", {"sum": total, "pid": os.getpid(), "resume": resume, **seen})
+    seen = {name: os.environ.get(name) for name in names} | {"pid": os.getpid(), "resume": resume}
+    if "apart" not in orders:
+        seen["sum"] = meet(rank)
     print(f"rank {rank} is here", flush=True)
-    processes.barrier()
-    what = json.loads((run / "do.json").read_text()).get(str(rank), "finish")
+    save(run, rank, "joined", seen)
+    what = orders.get(str(rank), "finish")
     if what == "raise":
         raise DataError("a bad row", where="train.jsonl:7", fix="mend it")
     if what == "bug":
@@ -44,7 +42,17 @@ def fit(run: Path, resume: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if what in ("wait", "ignore"):
         wait(run, rank)
+
+
+def meet(rank: int) -> int:
+    """The sum of what all ranks gave; each knows the others are there."""
+    from rlhf import processes
+
+    processes.start(timeout_s=60)
+    total = sum(processes.gather(rank + 1))
+    processes.barrier()
     processes.stop()
+    return total
 
 
 def wait(run: Path, rank: int) -> None:
