@@ -73,6 +73,13 @@ class HybridEngine(Part):
     pin_parameters: bool = True
 
 
+class Vllm(Part):
+    """vLLM for generation, beside the training engine on each process's GPU (extra `vllm`)."""
+
+    memory: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the GPU's memory for its weights and KV cache."""
+
+
 class Engine(Part):
     """How DeepSpeed trains a role."""
 
@@ -90,6 +97,7 @@ class Engine(Part):
     align_overflow: bool = True
     """fp16: when the actor's or the critic's gradients overflow, neither takes the step."""
     hybrid: HybridEngine | None = None
+    vllm: Vllm | None = None
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's own configuration, merged in last."""
 
@@ -328,6 +336,8 @@ class Plan(Part):
         engines = [self.engine, *(r.engine for r in self._role_models if r.engine is not None)]
         if any(e.offload.parameters and e.zero != 3 for e in engines):
             raise ValueError("offload.parameters needs zero: 3")
+        if any(e.hybrid is not None and e.vllm is not None for e in engines):
+            raise ValueError("give hybrid or vllm, not both")
         return self
 
     @property

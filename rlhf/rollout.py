@@ -28,7 +28,7 @@ from rlhf.decode import Decoder, evaluating
 from rlhf.draw import draw, uniforms
 from rlhf.errors import DataError, ModelError, RolloutMismatchError
 from rlhf.experience import Experience
-from rlhf.plan import Engine, Plan
+from rlhf.plan import Plan
 from rlhf.sampling import Sampling
 
 __all__ = [
@@ -313,7 +313,7 @@ def choose_rollout(
     plain = PlainRollout(
         engine.generation_module, (int(tokenizer.eos_token_id),), int(tokenizer.pad_token_id)
     )
-    faster, reason = _faster(engine, settings, plain)
+    faster, reason = _faster(engine, plan, plain)
     if faster is not None:
         reason = _fault(engine, faster, prompts, sampling, settings.dtype, plan.seed)
         if not reason:
@@ -336,13 +336,18 @@ def choose_rollout(
     return plain
 
 
-def _faster(engine: Actor, settings: Engine, plain: PlainRollout) -> tuple[Rollout | None, str]:
+def _faster(engine: Actor, plan: Plan, plain: PlainRollout) -> tuple[Rollout | None, str]:
     """The rollout that the plan asks for beside plain generation, or why it cannot be had."""
-    if settings.hybrid is None:
-        return None, ""
-    from rlhf.hybrid import hybrid_rollout
+    settings = plan.engine_of("actor")
+    if settings.vllm is not None:
+        from rlhf.vllm_rollout import VllmRollout
 
-    return hybrid_rollout(engine, ends=plain.ends, pad=plain.pad)
+        return VllmRollout(engine, plan, ends=plain.ends, pad=plain.pad), ""
+    if settings.hybrid is not None:
+        from rlhf.hybrid import hybrid_rollout
+
+        return hybrid_rollout(engine, plan, ends=plain.ends, pad=plain.pad)
+    return None, ""
 
 
 def _fault(
