@@ -22,7 +22,7 @@ from hwopt import read_text
 from rlhf.errors import LaunchError, PlanError
 
 if TYPE_CHECKING:
-    from rlhf.plan import Plan
+    from rlhf.plan import ClusterPlan, Plan
 
 CHECK_SECONDS = 20
 """How long a machine has to answer over ssh."""
@@ -64,13 +64,12 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     return tuple(found.values())
 
 
-def hosts(plan: Plan) -> tuple[Host, ...]:
-    """The machines of a plan: its hostfile's, else this one.
+def hosts(cluster: ClusterPlan) -> tuple[Host, ...]:
+    """The machines of a plan's cluster: its hostfile's, else this one.
 
     The hostfile's slots say how many processes a machine runs. `cluster.processes`, where given,
     has to agree: batches and memory are planned with it. Raises `PlanError`.
     """
-    cluster = plan.cluster
     if cluster.hostfile is None:
         return (Host("localhost", cluster.processes),)
     found = read_hostfile(Path(cluster.hostfile))
@@ -85,7 +84,7 @@ def hosts(plan: Plan) -> tuple[Host, ...]:
 
 def world_size(plan: Plan) -> int:
     """Processes over all machines."""
-    return sum(host.slots for host in hosts(plan))
+    return sum(host.slots for host in hosts(plan.cluster))
 
 
 def machine() -> str:
@@ -125,7 +124,7 @@ def check_hosts(plan: Plan, run: Path) -> str:
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 255, "", "no answer in time")
 
-    machines = hosts(plan)
+    machines = hosts(plan.cluster)
     with ThreadPoolExecutor(min(32, len(machines))) as pool:
         answers = list(pool.map(ask, machines))
     for host, answer in zip(machines, answers, strict=True):

@@ -157,14 +157,14 @@ class Started:
     ranks: int
     unreached: list[str] = field(default_factory=list)
     """Machines whose ssh ended badly, with what pdsh says."""
-    pump: threading.Thread | None = None
-    """Passes on what several machines print."""
+    pumps: list[threading.Thread] = field(default_factory=list)
+    """Pass on what several machines print."""
 
     @classmethod
     def processes(cls, plan: Plan, run: Path, resume: bool, module: str, address: str,
                   port: int) -> Started:  # fmt: skip
         """Start every rank."""
-        machines = hosts(plan)
+        machines = hosts(plan.cluster)
         worker = [module, str(run), "--launcher", f"{machine()}#{os.getpid()}"]
         worker += ["--resume"] if resume else []
         if plan.cluster.threads is not None:
@@ -184,32 +184,33 @@ class Started:
         process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
             stdout=subprocess.PIPE if several else None,
-            stderr=subprocess.STDOUT if several else None,
+            stderr=subprocess.PIPE if several else None,
         )  # fmt: skip
         started = cls(run, process, ranks)
-        if process.stdout is not None:
-            started.pump = threading.Thread(
-                target=started.pass_on, args=(process.stdout,), daemon=True
-            )
-            started.pump.start()
+        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            if source is not None:
+                pump = threading.Thread(target=started.pass_on, args=(source, target), daemon=True)
+                pump.start()
+                started.pumps.append(pump)
         return started
 
     def close(self) -> None:
         """Print what is left to print."""
-        if self.pump is not None:
-            self.pump.join(timeout=END_SECONDS)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pump in self.pumps:
+            pump.join(timeout=END_SECONDS)
+        for source in (self.process.stdout, self.process.stderr):
+            if source is not None:
+                source.close()
 
-    def pass_on(self, lines: IO[str]) -> None:
-        """Pass on what the machines print, without the launchers' own chatter."""
+    def pass_on(self, lines: IO[str], target: IO[str]) -> None:
+        """Print what the machines print, without the launchers' own chatter."""
         for line in lines:
             failure = _UNREACHED.match(line)
             if failure is not None:
                 self.unreached.append(f"{failure['host']}: {failure['what'].strip()}")
             elif not _NOISE.match(line):
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                target.write(line)
+                target.flush()
 
     def watch(self, signals: Signals, say: Callable[[str], None]) -> int:
         """Wait until all have ended, stopping them as asked and when one has failed."""

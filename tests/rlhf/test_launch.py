@@ -225,9 +225,9 @@ def test_processes_and_slots_agree(tmp_path):
     """A plan that says 3 processes of a machine with 2 slots was planned for something else."""
     path = tmp_path / "hosts"
     path.write_text("node-1 slots=2\n")
-    assert hosts(a_plan(hostfile=str(path), processes=2)) == (Host("node-1", 2),)
+    assert hosts(a_plan(hostfile=str(path), processes=2).cluster) == (Host("node-1", 2),)
     with pytest.raises(PlanError, match=r"cluster\.processes: differs"):
-        hosts(a_plan(hostfile=str(path), processes=3))
+        hosts(a_plan(hostfile=str(path), processes=3).cluster)
 
 
 @pytest.fixture(scope="module")
