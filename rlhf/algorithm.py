@@ -106,6 +106,10 @@ class Algorithm(Protocol):
         del reduce
         return experience, state, {}
 
+    def learned(self, experience: Experience) -> Tensor:
+        """(rows, time) bool: the tokens whose log-probs the losses need."""
+        return experience.trained
+
     def weight(self, role: Role, experience: Experience) -> Tensor:
         """What a loss sum of these rows is divided by: a count from masks alone."""
 
