@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,6 +44,8 @@ def find_adapter(name: str, where: str) -> Adapter:
 
 def adapter_source(adapter: Adapter) -> str:
     """The text of the file that defines it: part of the key of what is cached."""
+    while isinstance(adapter, partial):
+        adapter = adapter.func
     try:
         return Path(inspect.getfile(inspect.unwrap(adapter))).read_text(encoding="utf-8")
     except (OSError, TypeError):  # built in a running interpreter: its name must do

@@ -34,6 +34,12 @@ DEFAULT_TEMPLATE = """\
 """Plain text; an answer of an earlier turn ends with the end of text, as it did when sampled."""
 
 
+PYTHON_ERRORS = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+"""What an expression of a template can raise besides jinja2's own."""
+
+
 def render(tokenizer: Any, conversation: Conversation) -> str:
     """The conversation as the template writes it, with the generation prompt.
 
@@ -46,7 +52,7 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
     turns = [{"role": turn.role, "content": turn.content} for turn in conversation]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+    except (TemplateError, *PYTHON_ERRORS) as error:
         raise RowError("template", f"{type(error).__name__}: {error}") from error
     return str(text)
 
