@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench test-all schemas clean
+.PHONY: demo demo-rlhf test check bench test-all schemas clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,6 +14,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m hwopt.cli search benchmarks/studies/demo.yaml -o runs/demo
+
+demo-rlhf: $(VENV)/.installed
+	$(BIN)/python -m rlhf.cli train -o runs/rlhf-demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests
@@ -36,6 +39,7 @@ test-all: $(VENV)/.installed
 
 schemas: $(VENV)/.installed
 	$(BIN)/python -m hwopt.cli schema -o schemas
+	$(BIN)/python -m rlhf.cli schema -o schemas
 
 clean:
 	rm -rf $(VENV) runs .cache

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -220,12 +220,19 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+_NAMES: Any = Literal[tuple(each.name for each in get_args(AlgorithmOptions))]
+"""What `algorithm: NAME` may be, for the schema."""
+
+
 class Stage(Part):
     """One training stage."""
 
     name: str = Field(default="", pattern=r"^[a-z0-9][a-z0-9_-]*$|^$")
     """Empty: the algorithm's name."""
-    algorithm: Annotated[AlgorithmOptions, BeforeValidator(_named), Field(discriminator="name")]
+    algorithm: Annotated[
+        Annotated[AlgorithmOptions, Field(discriminator="name")],
+        BeforeValidator(_named, json_schema_input_type=AlgorithmOptions | _NAMES),
+    ]
     batch: int = Field(default=16, ge=1)
     """Groups (rows, or pairs for the reward model) per optimizer step over all processes."""
     micro_batch: int | None = Field(default=None, ge=1)
