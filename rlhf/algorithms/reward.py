@@ -50,8 +50,9 @@ class RewardModel(Algorithm):
     loss_on: Literal["last", "window"] = "last"
     """The last token of each answer, or every position from the first difference on."""
     normalise: bool = True
-    """After training, shift and scale scores so that held-out chosen answers have mean 0 and
-    standard deviation 1 (the loss alone leaves both open); kept beside the exported model."""
+    """After training, shift and scale scores so that those of the answers that it was trained on
+    have mean 0 and standard deviation 1 (the loss alone leaves both open); the scale is kept beside
+    the exported model (`rlhf.returns.score_scale`)."""
 
     data: ClassVar[Data] = "pairs"
     group: ClassVar[int] = 2
