@@ -3,17 +3,12 @@
 The batch's loss is the sum of all parts given to `accumulate`, over all micro-batches and all
 processes, whatever their number; so 8 x 1, 1 x 8 and two processes are the same batch to rounding.
 DeepSpeed's own accumulation counter is not used: gradients are reduced when `step` (or `overflows`)
-says that the batch is complete.
-
-DeepSpeed's shards are `torch.save` files, and it reads them back with `torch.load`, which runs code
-in them: whoever calls `load` verifies their hashes first (`rlhf.checkpoint` does).
+says that the batch is complete. Nor are its checkpoints, which are pickles (see `rlhf.shards`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,28 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
-import deepspeed.ops
 import torch
 import transformers
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from rlhf import lora, processes
 from rlhf.algorithm import Outputs
+from rlhf.deepspeed_behaviour import (
+    allow_fp16,
+    forced_overflow,
+    linear_of,
+    native_generation,
+    quiet,
+    without_muon,
+)
 from rlhf.deepspeed_config import deepspeed_config, effective_stage, tell_stage
-from rlhf.errors import CheckpointError
 from rlhf.export import export_model, stored_buffers
+from rlhf.models import DTYPES, cast_parameters
 from rlhf.networks import Policy, RoleModule, outputs_of
 from rlhf.optimizers import adamw, parameter_groups, schedule
 from rlhf.phases import Role
 from rlhf.plan import Engine, Optimizer
-
-log = logging.getLogger("rlhf")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TAG = "engine"
-"""The folder of DeepSpeed's shards inside a role's checkpoint."""
+from rlhf.shards import load_engine, save_engine
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,8 @@ class RoleEngine:
         """The training pass, with its graph. Options as of the module's forward."""
         network = self._trained()
         network.train()
-        return outputs_of(network(tokens, attended, **options), self._kind)
+        with linear_of(self.stage):
+            return outputs_of(network(tokens, attended, **options), self._kind)
 
     def infer(self, tokens: Tensor, attended: Tensor, **options: Any) -> Outputs:
         """A pass without gradient or dropout; leaves the mode as it was."""
@@ -87,7 +84,7 @@ class RoleEngine:
         training = network.training
         network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), linear_of(self.stage):
                 return outputs_of(network(tokens, attended, **options), self._kind)
         finally:
             network.train(training)
@@ -101,7 +98,8 @@ class RoleEngine:
         """
         engine = self._trained()
         engine.set_gradient_accumulation_boundary(False)
-        engine.backward(part * processes.world(), scale_wrt_gas=False)
+        with linear_of(self.stage):  # gradient checkpointing computes forward once more here
+            engine.backward(part * processes.world(), scale_wrt_gas=False)
 
     def overflows(self) -> bool:
         """Whether `step` would leave the step out for an overflow, on any process (fp16)."""
@@ -122,7 +120,7 @@ class RoleEngine:
         self._reduce()
         rate = float(engine.optimizer.param_groups[0]["lr"])
         norm = self._plain_norm() if self.stage == 0 else None
-        with _forced_overflow(engine.optimizer, self.stage) if skip else contextlib.nullcontext():
+        with forced_overflow(engine.optimizer, self.stage) if skip else contextlib.nullcontext():
             if skip and self.stage == 0:
                 engine.zero_grad()
             else:
@@ -234,23 +232,14 @@ class RoleEngine:
 
     def save(self, folder: Path) -> None:
         """Weights, optimizer, schedule and loss scale into a folder; all processes call it."""
-        self._trained().save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        save_engine(self.module.network, self._trained(), Path(folder))
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, exactly. The caller has verified the files.
+        """What `save` wrote, exactly; also of another number of processes or ZeRO stage.
 
-        Raises `CheckpointError` where they are of another model, stage or number of processes.
+        The caller has verified the files. Raises `CheckpointError` where they are of another model.
         """
-        try:
-            path, _ = self._trained().load_checkpoint(str(folder), tag=TAG)
-        except (RuntimeError, KeyError, ValueError, AssertionError, OSError) as error:
-            raise CheckpointError(
-                "DeepSpeed cannot load the shards", where=str(folder),
-                value=f"{type(error).__name__}: {str(error)[:300]}",
-                fix="resume with the plan, the processes and the ZeRO stage that wrote them",
-            ) from error  # fmt: skip
-        if path is None:
-            raise CheckpointError("no shards of this role", where=str(folder))
+        load_engine(self.module.network, self._trained(), Path(folder))
         self._reduced = False
 
 
@@ -276,12 +265,14 @@ def start_engine(
         accumulation: Micro-batches of a usual step (likewise).
     """
     processes.start()
-    _quiet_deepspeed()
+    quiet()
     if optimizer is None:
         module.requires_grad_(False)
         if effective_stage(engine) < 3:
-            plain = module.to(processes.device(), DTYPES[engine.dtype]).eval()
-            return RoleEngine(plain, role, engine, None, trains=False)
+            cast_parameters(module, DTYPES[engine.dtype])
+            return RoleEngine(
+                module.to(processes.device()).eval(), role, engine, None, trains=False
+            )
     else:
         tell_stage(engine, role)
     config = deepspeed_config(
@@ -306,72 +297,12 @@ def _initialize(
             "optimizer": base,
             "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(base, factor),
         }
-    if engine.hybrid is not None and not torch.cuda.is_available():
-        import deepspeed.runtime.hybrid_engine as hybrid
-
-        hybrid.replace_policies = []  # its kernels are CUDA's: generation stays transformers' own
+    if engine.hybrid is not None:
+        native_generation()
     if engine.dtype == "fp16":
-        _allow_fp16()
-    with _without_muon():
+        allow_fp16()
+    with without_muon(), linear_of(0):
         wrapped, *_ = deepspeed.initialize(
             model=module.network, config=config, dist_init_required=False, **arguments
         )
     return wrapped
-
-
-def _allow_fp16() -> None:
-    """DeepSpeed refuses fp16 on a CPU without instructions for it; torch computes it all the same,
-    slowly, so that a run for a GPU can be tried here."""
-    accelerator = get_accelerator()
-    if not accelerator.is_fp16_supported():
-        log.warning("fp16 without hardware for it: slow")
-        accelerator.is_fp16_supported = lambda: True
-
-
-@contextmanager
-def _without_muon() -> Iterator[None]:
-    """Inside, DeepSpeed cannot import its Muon optimizer, which it does to compare types only, and
-    which loads torch's compiler: seconds in each process. It takes the absence."""
-    name = "deepspeed.runtime.zero.muon.muon_optimizer"
-    known = name in sys.modules
-    if not known:
-        sys.modules[name] = None  # type: ignore[assignment] - Python's own mark of "not importable"
-    try:
-        yield
-    finally:
-        if not known:
-            del sys.modules[name]
-
-
-@contextmanager
-def _forced_overflow(optimizer: Any, stage: int) -> Iterator[None]:
-    """Inside, a ZeRO optimizer's step finds an overflow and keeps its loss scale: it drops the
-    gradients, by its own path, and nothing else.
-    """
-    if stage == 0:
-        yield
-        return
-
-    def found(*_: Any, **__: Any) -> bool:
-        optimizer.overflow = True
-        return True
-
-    checked = getattr(optimizer, "check_grad_overflow", None)
-    check = "_overflow_check_and_loss_scale_update" if stage == 3 else "check_overflow"
-    setattr(optimizer, check, found)
-    optimizer._update_scale = lambda *_, **__: None  # noqa: SLF001 - an instance's own method
-    if checked is not None:
-        optimizer.check_grad_overflow = True
-    try:
-        yield
-    finally:
-        delattr(optimizer, check)
-        del optimizer._update_scale  # noqa: SLF001
-        if checked is not None:
-            optimizer.check_grad_overflow = checked
-
-
-def _quiet_deepspeed() -> None:
-    """Errors and warnings only; and nothing compiled: its shared-memory exchange is optional."""
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -29,7 +29,15 @@ from rlhf.networks import Policy, RoleModule, ValueModel
 from rlhf.plan import Engine, RoleModel
 from rlhf.sources import Source, dropouts, find_source
 
-__all__ = ["DTYPES", "Policy", "RoleModule", "ValueModel", "build_model", "export_model"]
+__all__ = [
+    "DTYPES",
+    "Policy",
+    "RoleModule",
+    "ValueModel",
+    "build_model",
+    "cast_parameters",
+    "export_model",
+]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,10 +80,8 @@ def build_model(
     cast("Any", model).dropouts = original  # restored in an exported configuration
     module = _with_head(model, found, kind, seed)
     _prepare(module, role, seed)
-    if engine.zero < 3:
-        return module.to(device)
-    _cast(module, DTYPES[engine.dtype])
-    return module
+    cast_parameters(module, DTYPES[engine.dtype])
+    return module.to(device) if engine.zero < 3 else module
 
 
 def _configuration(source: Source, dropout: float) -> tuple[Any, dict[str, float]]:
@@ -189,15 +195,19 @@ def _partitioned(engine: Engine) -> Iterator[None]:
     if engine.offload.parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     config = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero})
+    linear = nn.functional.linear
     try:
         yield
     finally:
+        nn.functional.linear = linear  # DeepSpeed's stays otherwise, for every model there is
         del config  # transformers holds it weakly: from here on it builds whole models again
         gc.collect()
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Partitioned weights in the engine's type; whole models are cast by DeepSpeed itself."""
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights in the type that is computed in, partitioned ones too; buffers (the frequencies of
+    rotary positions) keep theirs.
+    """
     for parameter in module.parameters():
         if (partition := getattr(parameter, "ds_tensor", None)) is not None:
             partition.data = partition.data.to(dtype)
