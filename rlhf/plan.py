@@ -24,7 +24,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator,
+    model_validator,
+)  # fmt: skip
 
 from hwopt import dump_yaml, explain, read_json, read_yaml
 from rlhf.algorithms import AlgorithmOptions
@@ -315,7 +318,7 @@ class Plan(Part):
     seed: int = Field(default=1234, ge=0)
     roles: Roles
     data: Data
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(json_schema_extra={"minItems": 1})
     engine: Engine = Engine()
     cluster: ClusterPlan = ClusterPlan()
     checkpoint: CheckpointPlan = CheckpointPlan()
@@ -327,6 +330,14 @@ class Plan(Part):
             super().__init__(**data)
         except ValidationError as error:
             raise PlanError(**explain(error, "plan")) from error
+
+    @field_validator("stages")
+    @classmethod
+    def _some(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """Not by min_length, which also counts a stage that is wrong as missing."""
+        if not stages:
+            raise ValueError("give at least one stage")
+        return stages
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -375,10 +386,12 @@ class Plan(Part):
         data = read_json(path) if path.suffix == ".json" else read_yaml(path)
         if not isinstance(data, dict):
             raise PlanError("not a plan", where=str(path), allowed="a mapping of keys")
+        folder = path.resolve().parent
         try:
-            return located(cls.model_validate(data), path.resolve().parent)
-        except ValidationError as error:
-            raise PlanError(**explain(error, str(path))) from error
+            return located(cls(**{str(key): value for key, value in data.items()}), folder)
+        except PlanError as error:
+            where = f"{path}{error.where.removeprefix('plan')}"
+            raise PlanError(error.what, where=where, value=error.value) from error
 
     def text(self) -> str:
         """YAML that `load` reads back as this plan."""
