@@ -158,11 +158,12 @@ def _with_head(model: nn.Module, source: Source, kind: str, seed: int) -> RoleMo
 
 
 def _output_width(model: Any) -> int:
-    """The width of a backbone's output (not always `hidden_size`: OPT-350m projects it)."""
+    """The width of a backbone's output (not always `hidden_size`: OPT-350m projects it): what the
+    vocabulary head of the causal language model reads.
+    """
     with torch.device("meta"), _quiet():
-        twin = type(model)(model.config)
-        tokens = torch.zeros(1, 1, dtype=torch.int64)
-        return int(twin.eval()(input_ids=tokens, use_cache=False).last_hidden_state.shape[-1])
+        twin = transformers.AutoModelForCausalLM.from_config(model.config)
+    return int(twin.get_output_embeddings().weight.shape[1])
 
 
 def _prepare(module: RoleModule, role: RoleModel, seed: int) -> None:
