@@ -64,6 +64,7 @@ def pieces(network: nn.Module, engine: Any) -> Iterator[Piece]:
             fix="offload to the host's memory: engine.offload",
         )  # fmt: skip
     for name, parameter in network.named_parameters():
+        piece: Piece | None
         if hasattr(parameter, "ds_id"):
             piece = _sharded(name, parameter, zero)
         elif hasattr(parameter, "_hp_mapping"):
@@ -124,7 +125,7 @@ def set_moments(piece: Piece, engine: Any, values: dict[str, Tensor], step: int 
         if key not in state:
             state[key] = torch.zeros_like(piece.flat, requires_grad=False)
         piece.part(state[key]).copy_(value)
-    # As torch's AdamW makes it: a number on the host, or on the GPU where the kernel reads it there.
+    # As torch's AdamW makes it: a number on the host, on the GPU where the kernel reads it.
     on_device = any(optimizer.defaults.get(key) for key in ("fused", "capturable"))
     device = piece.flat.device if on_device else torch.device("cpu")
     state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)

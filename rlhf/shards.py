@@ -166,7 +166,7 @@ class Shards:
             ) from error  # fmt: skip
 
     def _open(self, path: Path) -> None:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         for name, piece in json.loads((file.metadata() or {})["pieces"]).items():
             self._ranges.setdefault(name, []).append(
                 _Range(int(piece["start"]), int(piece["numel"]), file)
@@ -188,7 +188,7 @@ class Shards:
         if self.steps and (strangers := set(self.steps) - trained):
             raise CheckpointError(
                 "saved with other parameters trained", where=str(self.folder),
-                value=sorted(strangers)[0], fix="resume with the plan that wrote it",
+                value=min(strangers), fix="resume with the plan that wrote it",
             )  # fmt: skip
 
     def read(self, kind: str, name: str, start: int, numel: int) -> Tensor:
