@@ -150,7 +150,7 @@ def _fresh(run: Path, plan: Path | None) -> Path:
 
 def _resumed(plan: Path | None, output: Path | None, overrides: Overrides) -> tuple[Path, Plan]:
     """The folder and plan of a run that goes on; a plan given again has to be the same."""
-    from rlhf.checkpoint import differences
+    from rlhf.identity import differences
     from rlhf.plan import Plan
     from rlhf.runs import Run
 
