@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,9 +23,10 @@ from rlhf.conversation import Conversation, window_of
 from rlhf.draw import uniforms
 from rlhf.errors import ModelError, RlhfError, RunError
 from rlhf.escaping import visible
+from rlhf.rollout import PlainRollout
 from rlhf.runs import Run
 from rlhf.sampling import Sampling
-from rlhf.streaming import TextStream, generate
+from rlhf.streaming import TextStream
 
 HISTORY = "chat_history"
 MOST_HISTORY = 1000
@@ -101,7 +102,7 @@ class Session:
         self.source, self.out = source, out
         self.interactive = source.isatty() and out.isatty()
         self._answers = 0
-        self._ends = _ends(model, tokenizer)
+        self._rollout = PlainRollout(lambda: nullcontext(model), _ends(model, tokenizer))
         for stream in (source, out):
             if hasattr(stream, "reconfigure"):  # bytes that are no text are shown, not fatal
                 stream.reconfigure(errors="replace")
@@ -142,7 +143,7 @@ class Session:
         if gone := self.conversation.first - before:
             self.note(f"({gone // 2} of the oldest turns no longer fit and are left out)")
         self._answers += 1
-        numbers = uniforms(self.seed, self._answers, [0], 1, self.sampling.response_tokens)[0]
+        numbers = uniforms(self.seed, self._answers, [0], 1, self.sampling.response_tokens)
         stream = TextStream(self.tokenizer)
         if self.interactive:
             self.say(f"{self.name}> ", end="")
@@ -151,12 +152,12 @@ class Session:
             self.sampling, response_tokens=limit,
             minimum_tokens=min(self.sampling.minimum_tokens, limit),
         )  # fmt: skip
+        tokens = self._rollout.stream(prompt, sampling, numbers)
         try:
             with _no_echo(self.source if self.interactive else None):
-                finished = generate(
-                    self.model, prompt, sampling, numbers, ends=self._ends,
-                    show=lambda token: self.say(stream.add(token), end=""),
-                )  # fmt: skip
+                for token in tokens:
+                    self.say(stream.add(token), end="")
+                    finished = token in self._rollout.ends
         except KeyboardInterrupt:
             stopped = True
         self.conversation.answer(stream.text)
@@ -315,12 +316,12 @@ def load(folder: Path, tokenizer: Path | None, device: str | None = None) -> tup
     return model.eval(), words
 
 
-def _ends(model: Any, tokenizer: Any) -> list[int]:
+def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Ids that end an answer: the tokenizer's, and those of the model's generation settings."""
     found = {tokenizer.eos_token_id}
     told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found.update(told if isinstance(told, list) else [told])
-    return sorted(int(i) for i in found if i is not None)
+    return tuple(sorted(int(i) for i in found if i is not None))
 
 
 def _sampling(run: Run) -> Sampling | None:

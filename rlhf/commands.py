@@ -138,6 +138,7 @@ COMMANDS = {
     "top_p": Command("/top_p [X]", "keep the likeliest tokens of this mass", _set("top_p", float)),
     "top_k": Command("/top_k [N]", "keep the N likeliest tokens, 0: all", _set("top_k", int)),
     "tokens": Command("/tokens [N]", "longest answer", _set("response_tokens", int)),
+    "minimum": Command("/minimum [N]", "shortest answer", _set("minimum_tokens", int)),
     "greedy": Command("/greedy [on|off]", "always the likeliest token", _greedy),
     "seed": Command("/seed [N]", "repeat the same draws, or show the seed", _seed),
     "history": Command("/history", "everything said", _history),

@@ -88,7 +88,7 @@ class Conversation:
 
 def window_of(model: Any, tokenizer: Any) -> int | None:
     """Tokens that a model can attend to, by its configuration or its tokenizer."""
-    config = model.config
+    config = model.config.get_text_config()
     known = [
         getattr(config, name, None)
         for name in ("max_position_embeddings", "n_positions", "max_seq_len")

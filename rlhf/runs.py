@@ -10,14 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from hwopt import read_json
 from rlhf.errors import RunError
 from rlhf.phases import Role
 from rlhf.plan import Plan
+from rlhf.returns import ScoreScale
 
 PLAN = "plan.yaml"
 TOKENIZER = "tokenizer"
 STAGES = "stages"
+SCORE_SCALE = "score_scale.json"
+"""Beside an exported reward model: gain and bias of its scores."""
 ROLES: tuple[Role, ...] = ("actor", "critic", "reward", "reference", "ema")
 
 
@@ -83,3 +88,9 @@ class Run:
                 fix="a stage exports its models when it has finished: `rlhf train --resume`",
             )  # fmt: skip
         return folder
+
+
+def load_scale(source: Path | str | dict[str, Any]) -> ScoreScale:
+    """The scale kept in a reward model's folder; scores as they are where there is none."""
+    path = Path(source) / SCORE_SCALE if isinstance(source, str | Path) else None
+    return ScoreScale(**read_json(path)) if path is not None and path.is_file() else ScoreScale()

@@ -1,16 +1,8 @@
-"""An answer as it is generated: tokens one by one, and the text that is certain so far."""
+"""The text of an answer while its tokens are still coming."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from rlhf.decode import Decoder, evaluating
-from rlhf.draw import draw
-from rlhf.sampling import Sampling
 
 REPLACEMENT = "\ufffd"
 """What a tokenizer decodes bytes to that are no UTF-8, or not yet."""
@@ -53,33 +45,3 @@ class TextStream:
         new = text[self._given :]
         self._given = max(self._given, len(text))
         return new
-
-
-def generate(
-    model: nn.Module,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    numbers: Tensor,
-    *,
-    ends: Sequence[int],
-    show: Callable[[int], None],
-) -> bool:
-    """Sample one response, telling `show` each token as it is drawn; whether it ended by itself.
-
-    model: a Hugging Face causal LM. numbers: (response_tokens,) uniform in [0, 1). The tokens are
-    those that a rollout of training samples with the same numbers. KeyboardInterrupt passes through
-    between tokens.
-    """
-    end_ids = torch.tensor(list(ends), dtype=torch.int64, device=next(model.parameters()).device)
-    with evaluating(model):
-        decoder = Decoder(model, [prompt])
-        for position in range(sampling.response_tokens):
-            token, _ = draw(
-                decoder.logits, numbers[position : position + 1], sampling, end_ids, position
-            )
-            show(int(token))
-            if int(token) in ends:
-                return True
-            if position + 1 < sampling.response_tokens:
-                decoder.advance(token)
-    return False

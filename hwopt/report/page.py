@@ -66,12 +66,12 @@ draw();
 """
 
 
-def document(title: str, body: Sequence[str]) -> str:
-    """A whole page."""
+def document(title: str, body: Sequence[str], style: str = "") -> str:
+    """A whole page; `style` adds to the common one."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n<body>"
         f"<h1>{escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 

@@ -245,6 +245,8 @@ def test_at_a_terminal(folder: Path, tmp_path: Path) -> None:
         terminal.wait_for("you> ")
         terminal.type("/tokens 3500\r")
         terminal.wait_for("you> ")
+        terminal.type("/minimum 3500\r")
+        terminal.wait_for("you> ")
         terminal.type("/temperature 60\r")
         terminal.wait_for("you> ")
         terminal.type("Hi\r")
