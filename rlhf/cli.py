@@ -149,7 +149,9 @@ def _fresh(run: Path, plan: Path | None) -> Path:
 
 
 def _resumed(plan: Path | None, output: Path | None, overrides: Overrides) -> tuple[Path, Plan]:
-    """The folder and plan of a run that goes on; a plan given again has to be the same."""
+    """The folder and plan of a run that goes on. A plan given again may say anew where and how
+    fast it runs; what is trained has to be the same.
+    """
     from rlhf.identity import differences
     from rlhf.plan import Plan
     from rlhf.runs import Run
@@ -162,7 +164,7 @@ def _resumed(plan: Path | None, output: Path | None, overrides: Overrides) -> tu
         raise RunError("the plan differs from the one that this run began with",
                        where=str(plan), value=", ".join(changed),
                        fix=f"leave the plan out: {run / 'plan.yaml'} is used")  # fmt: skip
-    return run, overrides.apply(own)
+    return run, overrides.apply(given or own)
 
 
 @app.command()

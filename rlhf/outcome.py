@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hwopt import HwoptError, read_json
-from rlhf.errors import LaunchError
+from rlhf.errors import LaunchError, OutOfMemoryError
+from rlhf.status import read_status
 from rlhf.worker import log_file
 
 CAUSES = {
-    "SIGKILL": "the kernel kills when memory runs out (see dmesg): lower micro_batch; then ",
-    "SIGBUS": "see whether shared memory (/dev/shm) or a disk is full; then ",
+    "SIGKILL": "somebody killed it, or the machine's memory ran out (see dmesg); ",
+    "SIGBUS": "see whether shared memory (/dev/shm) or a disk is full; ",
 }
 
 
@@ -65,11 +66,18 @@ def died(run: Path, ended: Mapping[str, Any]) -> HwoptError:
     """The error about a process that a signal ended: rank, machine, signal, phase."""
     number = -ended["returncode"]
     known = {each.value: each.name for each in signal.Signals}
-    phase = "before its first phase"
-    with contextlib.suppress(HwoptError):
-        status = read_json(run / "status" / f"rank-{ended['rank']}.json")
-        phase = f"in stage {status.get('stage')}, step {status.get('step')}, {status.get('phase')}"
     name = known.get(number, f"signal {number}")
+    told = next((where for where in read_status(run) if where.rank == ended["rank"]), None)
+    phase = "before its first phase"
+    if told is not None:
+        phase = f"in stage {told.stage} after step {told.step}, {told.phase}"
+    if ended.get("out_of_memory"):
+        from rlhf.faults import LEVERS
+
+        return OutOfMemoryError(
+            f"the machine's memory ran out: the kernel killed process {ended['pid']} {phase}",
+            where=_name(ended), fix=f"{LEVERS} (rlhf train -o {run} --resume)",
+        )  # fmt: skip
     said = _tail(log_file(run, ended["rank"]))
     return LaunchError(f"process {ended['pid']} died of {name} {phase}", where=_name(ended),
                        value=said or None, fix=CAUSES.get(name, "") + _again(run))  # fmt: skip

@@ -90,7 +90,7 @@ def supervise(
     """Run the inner process, pass signals on, and write down how it ended; returns its exit code
     (128 + signal when a signal ended it).
     """
-    stop = status_file(run, "stop")
+    stop, killed_before = status_file(run, "stop"), out_of_memory_kills()
     log_file(run, rank).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         output: IO[bytes] | None = None
@@ -117,7 +117,9 @@ def supervise(
             child.send_signal(signal.SIGINT)
     code = child.returncode
     ended = {"rank": rank, "host": socket.gethostname(), "pid": child.pid, "returncode": code,
-             "stopped": stopped, "time": time.time()}  # fmt: skip
+             "stopped": stopped, "time": time.time(),
+             "out_of_memory": code == -signal.SIGKILL and not stopped
+             and out_of_memory_kills() > killed_before}  # fmt: skip
     with contextlib.suppress(HwoptError):  # the run's folder may be gone or full
         write_json(status_file(run, "exit", rank), ended)
     return code if code >= 0 else 128 - code
@@ -174,6 +176,16 @@ def _environment(threads: int | None) -> dict[str, str]:
         environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks))
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     return environment
+
+
+def out_of_memory_kills() -> int:
+    """How many processes Linux has killed on this machine because memory ran out."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
 
 
 def _order(stop: Path) -> str | None:
