@@ -69,7 +69,7 @@ def test_a_death_comes_before_the_errors_that_follow_from_it(run):
 def test_a_kill_for_memory_is_exit_code_3(run):
     """Where the kernel counted one, the message says what makes it smaller."""
     run.exit(0, -signal.SIGKILL, out_of_memory=True)
-    with pytest.raises(DoesNotFit, match="memory ran out.*before its first phase") as caught:
+    with pytest.raises(DoesNotFit, match=r"memory ran out.*before its first phase") as caught:
         conclude(run.path, 1, 0, 0, [])
     assert caught.value.exit_code == 3
     assert "micro_batch" in str(caught.value)
