@@ -56,10 +56,11 @@ def test_the_loss_over_the_window_is_by_hand() -> None:
 
 
 def test_an_answer_that_begins_the_other_differs_at_its_end() -> None:
-    """The window is what the longer one adds."""
-    rows = rows_of([1, 2], [1, 2, 4])
-    heads = torch.tensor([[9.0, 1, 99], [9, 5, 3]])
-    assert window_losses(heads, rows).tolist() == pytest.approx([pair_loss(1 - 3)])
+    """The window is what the longer one adds, also where that repeats the shorter one's last."""
+    rows = rows_of([1, 2], [1, 2, 2, 4])
+    heads = torch.tensor([[9.0, 1, 99, 99], [9, 5, 3, 2]])
+    expected = (pair_loss(1 - 3) + pair_loss(1 - 2)) / 2
+    assert window_losses(heads, rows).tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("loss_on", ["last", "window"])
