@@ -8,7 +8,6 @@ one (fp16) can hold back the other. No pass is computed twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,8 @@ from rlhf.averaging import AveragedWeights
 from rlhf.batching import micro_batches
 from rlhf.data import Prompt
 from rlhf.engine import RoleEngine, StepResult
-from rlhf.errors import DivergedError
 from rlhf.experience import Experience
+from rlhf.faults import require_finite
 from rlhf.meter import Meter
 from rlhf.metrics import Aggregate
 from rlhf.phases import Average, Forward, Generate, Phase, Prepare, Reward, Role, Train
@@ -207,7 +206,7 @@ class Executor:
                         if phase.mixture_rows and iteration.mixture is not None:
                             mixed = iteration.mixture(epoch * blocks + at)
                             lost += self._accumulate_mixture(phase, mixed, totals[phase.role])
-                        _require_finite(lost, phase, iteration)
+                        require_finite("loss", float(processes.sum(lost)))
                 skip = self._held_back(phases)
                 for phase in phases:
                     with self.guard(phase.name), self.meter.phase(phase.name):
@@ -266,17 +265,6 @@ def _backward(engine: RoleEngine, loss: Loss, weight: Tensor, total: Aggregate) 
     engine.accumulate(share)
     total.add(loss)
     return share.detach().double()
-
-
-def _require_finite(lost: Tensor, phase: Train, iteration: Iteration) -> None:
-    """Stop before a step is taken with a loss that is not a number."""
-    value = float(processes.sum(lost))
-    if not math.isfinite(value):
-        raise DivergedError(
-            "the loss is not a finite number; no step was taken with it",
-            where=f"{phase.name}, step {iteration.number + 1}", value=value,
-            fix="lower the learning rate, or resume from the last checkpoint",
-        )  # fmt: skip
 
 
 def _together(phases: Sequence[Phase], at: int) -> list[Phase]:

@@ -158,9 +158,14 @@ class StageRun:
         """Where the process is, and what to say when memory, disk or numbers run out there."""
         with phase_guard(
             phase, self.watching.status, stage=self.stage.title,
-            need=lambda: self.estimate.advice(self.stage, phase),
+            need=lambda: self.estimate.advice(self.stage, phase), kept=self._kept,
         ):  # fmt: skip
             yield
+
+    def _kept(self) -> Path | None:
+        """The checkpoint that training can go back to."""
+        steps = self.checkpoints.steps()
+        return self.checkpoints.path(steps[-1]) if steps else None
 
     # ---- the loop -----------------------------------------------------------------------------
 
@@ -196,6 +201,7 @@ class StageRun:
         torch.manual_seed(self.seed + 1_000 * number + processes.rank())
         began = time.perf_counter()
         self.meter.reset()
+        self.watching.status.enter("data", stage=self.stage.title, step=number)
         iteration = self._rows(number)
         state = self.executor.run(self.phases, iteration, state)
         seconds = time.perf_counter() - began
