@@ -20,7 +20,9 @@ from rlhf import launch as launching
 from rlhf.errors import LaunchError, PlanError, RunError
 from rlhf.hosts import Host, hosts, read_hostfile, world_size
 from rlhf.launch import free_port, launch, locked
+from rlhf.metrics import read_metrics, series
 from rlhf.plan import Plan
+from tests.rlhf.plans import SFT, rlhf, tiny_plan, write_plan
 
 HERE = Path(__file__).parent
 
@@ -308,3 +310,20 @@ def test_a_machine_that_cannot_take_part_is_named(start, machines, tmp_path, mon
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(LaunchError, match="no such Python"):
         start(**machines)
+
+
+@pytest.mark.slow
+def test_training_over_machines(machines, tmp_path):
+    """`rlhf train` with a hostfile of two machines trains: the metrics of each step, once, and the
+    actor of both processes exported.
+    """
+    stage = {**SFT, "steps": 2}
+    plan = write_plan(tiny_plan(tmp_path, stage, cluster=machines), tmp_path / "plan.yaml")
+    printed = rlhf("train", plan, "-o", tmp_path / "run")
+    assert "done" in printed
+    assert "launch.py" not in printed
+    rows = read_metrics(tmp_path / "run")
+    assert [step for step, _ in series(rows, "sft", "seconds")] == [1, 2]
+    assert (tmp_path / "run" / "stages" / "sft" / "actor" / "config.json").is_file()
+    ends = [json.loads(p.read_text()) for p in (tmp_path / "run" / "status").glob("exit-*")]
+    assert [end["returncode"] for end in ends] == [0, 0]
