@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from hwopt import HwoptError, show_bytes
+from hwopt import show_bytes
 from rlhf import processes
 from rlhf.checkpoint import FULL, errno_of
-from rlhf.errors import CheckpointError, DivergedError, OutOfMemoryError, RlhfError, RunError
+from rlhf.errors import DivergedError, OutOfMemoryError, RlhfError, RunError
 from rlhf.status import Status
 
 LEVERS = (
@@ -71,13 +71,9 @@ def phase_guard(
         raise _diverged(error, _where(stage, phase), kept) from error
     except RlhfError:
         raise
-    except (RuntimeError, MemoryError, OSError, HwoptError) as error:
+    except Exception as error:
         if ran_out_of_memory(error):
             raise _out_of_memory(error, _where(stage, phase), need) from error
-        if errno_of(error) in FULL:
-            raise _disk_full(error, _where(stage, phase)) from error
-        raise
-    except Exception as error:  # safetensors' own, which is no OSError
         if errno_of(error) in FULL:
             raise _disk_full(error, _where(stage, phase)) from error
         raise
@@ -144,21 +140,19 @@ def _in_use() -> int:
 
 def _diverged(error: DivergedError, where: str, kept: Callable[[], object] | None) -> DivergedError:
     checkpoint = kept() if kept is not None else None
-    goes_on = (
-        f"the last good checkpoint is kept: {checkpoint}; lower the learning rate there (in a new "
-        "run), or look at the data of this step"
+    state = (
+        f"the last good checkpoint is kept: {checkpoint}"
         if checkpoint
-        else "no checkpoint was written yet: lower the learning rate, or look at the data"
+        else "no checkpoint was written"
     )
+    fix = error.fix or "lower the learning rate, or look at the rows of this step"
     at = ", ".join(filter(None, [where, error.where]))
     return DivergedError(
-        error.what, where=at, value=error.value, allowed=error.allowed, fix=error.fix or goes_on
+        error.what, where=at, value=error.value, allowed=error.allowed, fix=f"{fix}; {state}"
     )
 
 
-def _disk_full(error: BaseException, where: str) -> RlhfError:
-    if isinstance(error, CheckpointError):
-        return error
+def _disk_full(error: BaseException, where: str) -> RunError:
     file = _file_of(error)
     free = ""
     if file is not None:

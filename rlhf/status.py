@@ -3,7 +3,7 @@
     status/rank-0.json    {"stage": "ppo", "step": 12, "phase": "train actor", "pid": ..., ...}
 
 When a process dies without a word (SIGKILL), this says what it was doing. The file is replaced, so
-it is never seen half-written, but not brought to the disk: it outlives the process, not the machine.
+it is never seen half-written, but it is not flushed: it outlives the process, not the machine.
 """
 
 from __future__ import annotations
