@@ -17,7 +17,8 @@ from rlhf.metrics import PLACE, series
 
 POINTS = 240
 """Of a drawn curve at most."""
-COLOURS = ("#1f6fb4", "#d9730d", "#2e8b57", "#8a4fbe", "#b3282d", "#6b6b6b")
+COLOURS = ("#1f6fb4", "#d9730d", "#2e8b57", "#8a4fbe", "#b3282d", "#6b6b6b", "#159a9c",
+           "#d0559a", "#a08a1f")  # fmt: skip
 HELD_OUT = "held_out/"
 APART = ("seconds", "memory", "predicted_seconds", "predicted_memory")
 """Metrics of phases: bars and a table instead of curves."""
@@ -79,7 +80,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], stage: str, title: str, names: lis
         style = f"stroke:{colour};stroke-width:1.6{dash}"
         lines += [Line(part, name, style) for part in _parts(points)]
         keys.append(f'<span class="key" style="--c:{colour}">{escape(name)}</span>')
-    picture = chart("step", UNITS.get(title, "") or title, lines)
+    picture = chart("step", UNITS.get(title, "") or title, lines, told=lambda v: f"{v:.4g}")
     note = f"; {missing} values are not finite" if missing else ""
     return (
         f"<div><h3>{escape(title.replace('_', ' '))}</h3>{picture}"

@@ -30,7 +30,8 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = NORMAL_95 / (1 + z2 / trials)
     half *= math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # rounding must not put the share itself outside
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def result_tables(result: Mapping[str, Any]) -> list[Table]:

@@ -9,38 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hwopt import write_json
-from rlhf import processes
-from rlhf.algorithm import Data
 from rlhf.algorithms.reward import RewardModel
 from rlhf.batching import micro_batches
-from rlhf.data import Prompt, TokenizedSet, load_data
+from rlhf.data import Prompt, load_data
 from rlhf.data.gsm8k import extract_answer, number
 from rlhf.decode import evaluating
-from rlhf.errors import DataError, ModelError, RunError
+from rlhf.errors import DataError, ModelError
 from rlhf.evaluated import print_evaluation, wilson
 from rlhf.experience import Experience
 from rlhf.metrics import Aggregate
-from rlhf.models import build_model
-from rlhf.plan import Engine, Plan, RoleModel, Stage
+from rlhf.plan import Plan, Stage
 from rlhf.returns import score_from_heads
 from rlhf.rewards import load_function
 from rlhf.rollout import PlainRollout, uniforms
-from rlhf.runs import Run, load_scale
+from rlhf.runs import load_scale
 from rlhf.sampling import Sampling
-from rlhf.tokenizer import load_tokenizer
+from rlhf.subject import Subject, find_subject
 
 __all__ = ["evaluate_run", "matches", "print_evaluation"]
 
-ModelSource: TypeAlias = Path | str | dict[str, Any]
 EVALUATION = "evaluation.json"
 MICRO_ROWS = 16
 """Rows of one pass."""
@@ -48,8 +44,6 @@ ROUND = 2**31 - 2
 """The step that the random numbers are drawn for: no training step and no evaluation has it."""
 LARGEST_EXPONENT = 700.0
 """e to more than this is no number; a model as bad as that needs no exact figure."""
-BASE = "base"
-"""The name of the actor as it was before any training."""
 
 
 def evaluate_run(
@@ -85,16 +79,16 @@ def evaluate_run(
 
     Raises `RunError`, `ModelError` or `DataError` where there is nothing to evaluate.
     """
-    subject = _subject(run, plan, actor, reward)
+    subject = find_subject(run, plan, actor, reward)
     stage = subject.stage_of("prompts", "answers", "pairs")
-    sampling = sampling or subject.stage_of("prompts", "answers", "pairs").sampling
+    sampling = sampling or stage.sampling
     names = _policies(subject, actor, against)
     prompts = _prompts(subject, stage, rows)
     numbers = uniforms(
         subject.plan.seed if seed is None else seed, ROUND, slice(0, len(prompts)), len(prompts),
         sampling.response_tokens,
     )  # fmt: skip
-    answers = _held_out(subject, "answers", rows)
+    answers = subject.experience("answers", rows)
     found = {
         name: _answer(subject, name, prompts, sampling, numbers, answers) for name in names
     }  # fmt: skip
@@ -111,68 +105,6 @@ def evaluate_run(
 
 
 @dataclass
-class Subject:
-    """What is evaluated: the plan, the tokenizer, and where models come from."""
-
-    run: Run | None
-    plan: Plan
-    tokenizer: Any
-    reward: str | None
-    notes: list[str] = field(default_factory=list)
-
-    def stage_of(self, *kinds: Data) -> Stage:
-        """The last stage that eats the first of these kinds that any stage eats."""
-        for kind in kinds:
-            having = [s for s in self.plan.stages if s.algorithm.data == kind]
-            if having:
-                return having[-1]
-        return self.plan.stages[-1]
-
-    def source(self, name: str, role: str) -> ModelSource:
-        """Where a model is, from a stage's title, "base" or a folder."""
-        if name == BASE:
-            model = self.plan.roles.actor.model
-            if model is not None:
-                return model
-            raise RunError("the plan names no actor to begin with", value=name)
-        if self.run is not None and name in self.run.titles:
-            return self.run.model(role, name)
-        folder = Path(name).expanduser()
-        if (folder / "config.json").is_file():
-            return folder
-        titles = self.run.stages_with(role) if self.run is not None else ()
-        raise RunError(
-            f"no such {role}", value=name,
-            allowed=", ".join([*titles, BASE, "a Hugging Face folder"]),
-        )  # fmt: skip
-
-    def model(self, name: str, role: str) -> tuple[Any, ModelSource]:
-        """The model, in float32 on this process's device, and where it came from."""
-        source = self.source(name, role)
-        self._check_vocabulary(source)
-        module = build_model(
-            source, "policy" if role == "actor" else "value", engine=Engine(zero=0),
-            role=RoleModel(), seed=self.plan.seed, device=processes.device(),
-            tokenizer=self.tokenizer,
-        )  # fmt: skip
-        return module.eval(), source
-
-    def _check_vocabulary(self, source: ModelSource) -> None:
-        """A folder with another tokenizer would be asked in words that it does not know."""
-        from transformers import AutoTokenizer
-
-        if not isinstance(source, Path) or not (source / "tokenizer.json").is_file():
-            return
-        own = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        if own.get_vocab() != self.tokenizer.get_vocab():
-            raise ModelError(
-                "its tokenizer is another than the run's", where=str(source),
-                value=f"{len(own)} tokens", allowed=f"the same {len(self.tokenizer)} tokens",
-                fix="compare models of one vocabulary",
-            )  # fmt: skip
-
-
-@dataclass
 class Answers:
     """What one policy answered, (rows,) each; scores are filled in by the judge."""
 
@@ -180,20 +112,6 @@ class Answers:
     rows: Experience
     perplexity: float | None
     scores: list[float] | None = None
-
-
-def _subject(
-    run: Path | None, plan: Plan | None, actor: str | None, reward: str | None
-) -> Subject:  # fmt: skip
-    if run is not None:
-        opened = Run(Path(run))
-        plan = plan or opened.plan
-        return Subject(opened, plan, load_tokenizer(plan, opened.tokenizer), reward)
-    if plan is None or actor is None:
-        raise RunError("nothing to evaluate", allowed="a run, or a plan with an actor's folder")
-    folder = Path(actor)
-    own = folder if (folder / "tokenizer.json").is_file() else None
-    return Subject(None, plan, load_tokenizer(plan, own), reward)
 
 
 def _policies(subject: Subject, actor: str | None, against: Sequence[str]) -> list[str]:
@@ -206,24 +124,6 @@ def _policies(subject: Subject, actor: str | None, against: Sequence[str]) -> li
         actor = having[-1]
     others = list(against) or [title for title in reversed(having) if title != actor]
     return list(dict.fromkeys([actor, *others]))
-
-
-def _held_out(subject: Subject, kind: Data, rows: int) -> Experience | None:
-    """Held-out rows of a kind, if the plan has any."""
-    found = _held_out_set(subject, kind)
-    if found is None:
-        subject.notes.append(f"no held-out {kind}")
-        return None
-    return found.experience(range(min(rows, len(found)))).to(processes.device())
-
-
-def _held_out_set(subject: Subject, kind: Data) -> TokenizedSet | None:
-    try:
-        _, held_out = load_data(subject.plan, subject.stage_of(kind), subject.tokenizer, kind=kind)
-    except DataError as error:
-        subject.notes.append(error.what)
-        return None
-    return held_out if len(held_out) else None
 
 
 def _prompts(subject: Subject, stage: Stage, rows: int) -> list[Prompt]:
@@ -319,7 +219,7 @@ def _scores(model: Any, rows: Experience) -> Tensor:
 
 def _reward_accuracy(subject: Subject, model: Any, rows: int) -> dict[str, Any] | None:
     """The reward stage's own metrics on held-out pairs."""
-    pairs = _held_out(subject, "pairs", rows)
+    pairs = subject.experience("pairs", rows)
     if pairs is None:
         return None
     stage = subject.stage_of("pairs")

@@ -30,7 +30,7 @@ STYLE = """
 h3{font-size:1em;margin:1em 0 .2em}.bars{width:100%;max-width:860px;font:12px system-ui,sans-serif}
 table.texts td,table.texts th{white-space:pre-wrap;text-align:left;vertical-align:top;
 max-width:420px;overflow-wrap:anywhere;border-bottom:1px solid #eee}
-.warn{color:#b3282d}
+.columns>*{max-width:540px}
 """
 Rows = Sequence[Mapping[str, Any]]
 

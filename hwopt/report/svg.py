@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -65,9 +65,13 @@ class Dot:
 
 def chart(
     x_label: str, y_label: str, lines: Sequence[Line], dots: Sequence[Dot] = (), *,
-    x_log: bool = False, y_log: bool = False,
+    x_log: bool = False, y_log: bool = False, told: Callable[[float], str] | None = None,
 ) -> str:  # fmt: skip
-    """One chart with axes, grid and labels; ranges fit the data."""
+    """One chart with axes, grid and labels; ranges fit the data.
+
+    `told` writes the values at the axes; None: short, with an SI prefix.
+    """
+    told = told or number
     xs = [p[0] for line in lines for p in line.points] + [dot.x for dot in dots]
     ys = [p[1] for line in lines for p in line.points] + [dot.y for dot in dots]
     if not xs:
@@ -79,12 +83,12 @@ def chart(
         at = x(value)
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" '
                      f'y2="{HEIGHT - BOTTOM}"/>')  # fmt: skip
-        parts.append(_text(at, HEIGHT - BOTTOM + 15, number(value), "middle"))
+        parts.append(_text(at, HEIGHT - BOTTOM + 15, told(value), "middle"))
     for value in y.ticks():
         at = y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" '
                      f'y2="{at:.1f}"/>')  # fmt: skip
-        parts.append(_text(LEFT - 6, at + 4, number(value), "end"))
+        parts.append(_text(LEFT - 6, at + 4, told(value), "end"))
     for line in lines:
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
         tip = f"<title>{escape(line.label)}</title>" if line.label else ""

@@ -28,23 +28,29 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def make(folder: Path, *, window: int = 4096, steps: int = 60) -> None:
-    """Train it and write the folder."""
+def make(
+    folder: Path,
+    *,
+    sentence: str = SENTENCE,
+    questions: tuple[str, ...] = ("Where?", "Hi", "Again"),
+    steps: int = 60,
+) -> None:
+    """Train it and write the folder; no steps leave it as it was born."""
     words = tokenizer()
     config = LlamaConfig(
         vocab_size=len(words), hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=window, bos_token_id=words.bos_token_id,
+        num_attention_heads=4, max_position_embeddings=4096, bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     rows = []
-    for question in ("Where?", "Hi", "Again"):
+    for question in questions:
         prompt = words.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
-        tokens = words(prompt + SENTENCE + "</s>", add_special_tokens=False)["input_ids"]
+        tokens = words(prompt + sentence + "</s>", add_special_tokens=False)["input_ids"]
         rows.append(torch.tensor([tokens]))
     for step in range(steps):
         row = rows[step % len(rows)]
