@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +12,7 @@ import deepspeed
 import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import compiler
 from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch.nn import functional
 
@@ -60,21 +61,16 @@ def linear_of(stage: int) -> Iterator[None]:
         functional.linear = kept
 
 
-@contextmanager
-def without_muon() -> Iterator[None]:
-    """Inside, it cannot import its Muon optimizer, which it does only to compare types and which
-    loads torch's compiler: seconds in each process. It takes the absence.
+def load_muon() -> None:
+    """Import its Muon optimizer without torch's compiler. It does so by itself in each process,
+    only to compare types with, and has two functions compiled by it, which takes seconds to load.
     """
-    name = "deepspeed.runtime.zero.muon.muon_optimizer"
-    modules: dict[str, Any] = sys.modules
-    known = name in modules
-    if not known:
-        modules[name] = None  # Python's own mark of a module that cannot be imported
+    kept = compiler.compile
+    compiler.compile = lambda *_, **__: lambda function: function
     try:
-        yield
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:
-        if not known:
-            del modules[name]
+        compiler.compile = kept
 
 
 @contextmanager

@@ -27,13 +27,13 @@ from rlhf.deepspeed_behaviour import (
     allow_fp16,
     forced_overflow,
     linear_of,
+    load_muon,
     native_generation,
     quiet,
-    without_muon,
 )
 from rlhf.deepspeed_config import deepspeed_config, effective_stage, tell_stage
 from rlhf.export import export_model, stored_buffers
-from rlhf.models import DTYPES, cast_parameters
+from rlhf.models import DTYPES
 from rlhf.networks import Policy, RoleModule, outputs_of
 from rlhf.optimizers import adamw, parameter_groups, schedule
 from rlhf.phases import Role
@@ -212,6 +212,7 @@ class RoleEngine:
             shadow = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=DTYPES[self.engine.dtype]
             )
+        shadow.tie_weights()
         targets = dict(shadow.named_parameters()) | dict(shadow.named_buffers())
         with torch.no_grad():
             for name, value in self.state():
@@ -243,6 +244,13 @@ class RoleEngine:
         self._reduced = False
 
 
+def prepare() -> None:
+    """Ready DeepSpeed in this process; called wherever it is first needed."""
+    processes.start()
+    quiet()
+    load_muon()
+
+
 def start_engine(
     module: RoleModule,
     *,
@@ -264,12 +272,10 @@ def start_engine(
         micro_rows: Rows of a usual micro-batch (DeepSpeed only reports with it).
         accumulation: Micro-batches of a usual step (likewise).
     """
-    processes.start()
-    quiet()
+    prepare()
     if optimizer is None:
         module.requires_grad_(False)
         if effective_stage(engine) < 3:
-            cast_parameters(module, DTYPES[engine.dtype])
             return RoleEngine(
                 module.to(processes.device()).eval(), role, engine, None, trains=False
             )
@@ -301,7 +307,7 @@ def _initialize(
         native_generation()
     if engine.dtype == "fp16":
         allow_fp16()
-    with without_muon(), linear_of(0):
+    with linear_of(0):
         wrapped, *_ = deepspeed.initialize(
             model=module.network, config=config, dist_init_required=False, **arguments
         )

@@ -35,7 +35,6 @@ __all__ = [
     "RoleModule",
     "ValueModel",
     "build_model",
-    "cast_parameters",
     "export_model",
 ]
 
@@ -80,7 +79,7 @@ def build_model(
     cast("Any", model).dropouts = original  # restored in an exported configuration
     module = _with_head(model, found, kind, seed)
     _prepare(module, role, seed)
-    cast_parameters(module, DTYPES[engine.dtype])
+    _cast(module, DTYPES[engine.dtype])
     return module.to(device) if engine.zero < 3 else module
 
 
@@ -192,6 +191,9 @@ def _partitioned(engine: Engine) -> Iterator[None]:
         return
     from transformers.integrations import HfDeepSpeedConfig
 
+    from rlhf.engine import prepare  # which imports this file
+
+    prepare()
     zero: dict[str, Any] = {"stage": 3}
     if engine.offload.parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -205,14 +207,15 @@ def _partitioned(engine: Engine) -> Iterator[None]:
         gc.collect()
 
 
-def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
-    """Weights in the type that is computed in, partitioned ones too; buffers (the frequencies of
-    rotary positions) keep theirs.
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights in the type that is computed in, partitioned ones too, and in memory of their own: a
+    file that they were read from may change, and at odd addresses sums round otherwise. Buffers
+    (the frequencies of rotary positions) keep their type.
     """
     for parameter in module.parameters():
         if (partition := getattr(parameter, "ds_tensor", None)) is not None:
             partition.data = partition.data.to(dtype)
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(dtype, copy=True)
 
 
 @contextmanager

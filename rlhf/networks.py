@@ -58,7 +58,8 @@ class PolicyNetwork(nn.Module):
             logits = self.model(**values).logits[:, first - 1 : time - 1]
         targets = tokens.masked_fill(~attended.bool(), 0)[:, first:]
         found = token_log_probs(logits, targets, temperature=temperature, entropy=entropy)
-        real = attended.bool()[:, first:]
+        mask = attended.bool()
+        real = (mask[:, 1:] & mask[:, :-1])[:, first - 1 :]
         return tuple(
             nn.functional.pad(value.where(real, 0.0), (min(first, time), 0)) for value in found
         )
@@ -93,7 +94,7 @@ class Policy(nn.Module):
             temperature: Divides the logits: of the distribution that was sampled from.
             entropy: Also gives the entropy (rows, time) of that distribution.
             first: The first column wanted; earlier ones are 0 and their logits are not computed.
-                Column 0 is always 0, and so are unattended columns.
+                Unattended columns are 0, and so is each row's first token, which nothing predicts.
         """
         return outputs_of(
             self.network(tokens, attended, temperature=temperature, entropy=entropy, first=first),

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from rlhf.errors import LaunchError
 
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What every launcher sets."""
+
 TIMEOUT_S = 1800.0
 """How long a process waits for the others in one exchange before it gives up."""
 
@@ -26,8 +29,8 @@ TIMEOUT_S = 1800.0
 def start(*, timeout_s: float = TIMEOUT_S, threads: int | None = None) -> None:
     """Join the run's processes; does nothing when this process has joined already.
 
-    Reads what every launcher sets (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without
-    them this is a run of one process. `threads`: CPU threads of this process.
+    Reads what every launcher sets (`LAUNCHED`, LOCAL_RANK); without them this is a run of one
+    process. `threads`: CPU threads of this process.
     Raises `LaunchError` where only some of the variables are set or the others cannot be reached.
     """
     if threads is not None:
@@ -36,37 +39,31 @@ def start(*, timeout_s: float = TIMEOUT_S, threads: int | None = None) -> None:
     warnings.filterwarnings("ignore", r".torch\.distributed\.\w+. is deprecated", FutureWarning)
     if dist.is_initialized():
         return
-    _complete_environment()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    given = [name for name in LAUNCHED if name in os.environ]
+    if given and len(given) < len(LAUNCHED):
+        raise LaunchError(
+            "the launcher's variables are incomplete", value=", ".join(given),
+            allowed="all of " + ", ".join(LAUNCHED), fix="start it with `rlhf train`",
+        )  # fmt: skip
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
+    alone: dict[str, Any] = {}
+    if not given:  # nobody to meet, so no port is taken
+        alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(device())
     try:
         dist.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo",
-            timeout=timedelta(seconds=timeout_s),
-            device_id=device() if torch.cuda.is_available() else None,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise LaunchError(
-            "the processes did not find one another", where=f"rank {os.environ['RANK']}",
-            value=str(error).split("\n", 1)[0],
-            fix="check that every host reaches "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-        ) from error  # fmt: skip
-
-
-def _complete_environment() -> None:
-    """One process on its own needs no launcher: fill in what a launcher would have set."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in names if name not in os.environ]
-    if len(missing) == len(names):
-        values = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(values, MASTER_PORT=str(free_port()))
-    elif missing:
-        raise LaunchError(
-            "the launcher's variables are incomplete", value=", ".join(missing),
-            allowed="all of " + ", ".join(names), fix="start it with `rlhf train`",
+            "nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_s),
+            device_id=device() if gpu else None, **alone,
         )  # fmt: skip
-    os.environ.setdefault("LOCAL_RANK", "0")
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise LaunchError(
+            "the processes did not find one another", where=f"rank {os.environ.get('RANK', '0')}",
+            value=str(error).split("\n", 1)[0],
+            fix=f"check that every host reaches {address} and that nothing else listens there",
+        ) from error  # fmt: skip
 
 
 def stop() -> None:
