@@ -30,9 +30,11 @@ LEVERS = (
 )
 """What makes a phase smaller, where no estimate says more; none changes what is trained."""
 
-UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+UNITS = {"bytes": 1, "B": 1} | {
+    f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGTPE", start=1)
+}
 
-ASKED = re.compile(r"(?:allocate|Unable to allocate) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB|B)\b")
+ASKED = re.compile(r"(?:allocate|Unable to allocate) (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]iB|B)\b")
 """In messages of torch on CPU and CUDA and of numpy."""
 
 EXHAUSTED = re.compile(

@@ -102,7 +102,7 @@ def test_another_number_of_processes_goes_on(tmp_path, before, after):
         assert close(loaded[f"{index} {name}"], saved[before_name]), (index, name)
 
 
-# ---- the files, without DeepSpeed ---------------------------------------------------------------
+# ---- the files, without DeepSpeed ----------------------------------------------------------------
 
 
 class Plain:
