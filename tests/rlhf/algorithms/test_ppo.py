@@ -1,5 +1,6 @@
 """PPO: phases, what it prepares, its losses, and that it learns what only sampling can teach."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +240,23 @@ def test_the_clipped_surrogate_is_pessimistic(ratio, advantage, loss, slope) -> 
     outside = abs(ratio - 1) > 0.2
     assert [float(value) for value in found.sums["clip_fraction"]] == [outside, 2]
     assert float(found.largest["ratio_max"]) == pytest.approx(max(ratio, 1.0))
+    k3 = ratio - 1 - math.log(ratio)  # of KL(old || new), from samples of the old
+    assert float(found.sums["approx_kl"][0]) == pytest.approx(k3, abs=1e-6)
+
+
+def test_what_a_model_says_of_padding_reaches_neither_loss_nor_gradient() -> None:
+    """Not even NaN, which rows that attend nothing may give."""
+    nan = float("nan")
+    experience = rollout([0.0], advantages=torch.tensor([[0.0, 1.0, 1.0]]))
+    experience = experience.with_(returns=torch.zeros(1, 3))
+    log_probs = torch.tensor([[nan, 0.0, 0.0]], requires_grad=True)
+    entropy = torch.tensor([[nan, 1.0, 1.0]], requires_grad=True)
+    loss = PPO(entropy_coefficient=0.1).loss("actor", Outputs(log_probs, entropy), experience)
+    heads = torch.tensor([[0.0, 0.0, nan]], requires_grad=True)
+    total = loss.total + PPO().loss("critic", Outputs(heads=heads), experience).total
+    assert total.isfinite()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(total, [log_probs, entropy, heads]))
+    assert float(loss.largest["ratio_max"]) == 1
 
 
 def test_entropy_is_watched_where_given_and_rewarded_where_asked_for() -> None:
