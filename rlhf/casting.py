@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from hwopt import read_json, write_json
+from hwopt import write_json
 from rlhf import processes
 from rlhf.engine import RoleEngine, start_engine
 from rlhf.errors import PlanError
@@ -22,19 +22,18 @@ from rlhf.models import build_model
 from rlhf.phases import Role
 from rlhf.plan import Plan, Stage
 from rlhf.returns import ScoreScale
+from rlhf.runs import SCORE_SCALE, STAGES
 
 ModelSource: TypeAlias = Path | str | dict[str, Any]
 
 KIND: dict[Role, Literal["policy", "value"]] = {
     "actor": "policy", "reference": "policy", "ema": "policy", "critic": "value", "reward": "value",
 }  # fmt: skip
-SCALE = "score_scale.json"
-"""Beside an exported reward model: gain and bias of its scores."""
 
 
 def stage_folder(run: Path, stage: Stage) -> Path:
     """Where a stage keeps its checkpoints and what it trained."""
-    return run / "stages" / stage.title
+    return run / STAGES / stage.title
 
 
 def role_source(plan: Plan, run: Path, stage: Stage, role: Role) -> ModelSource:
@@ -92,11 +91,5 @@ def cast_roles(
 def save_scale(folder: Path, scale: ScoreScale) -> None:
     """Keep the scale of a reward model's scores in its folder; all processes call it."""
     if processes.rank() == 0:
-        write_json(folder / SCALE, asdict(scale))
+        write_json(folder / SCORE_SCALE, asdict(scale))
     processes.barrier()
-
-
-def load_scale(source: ModelSource) -> ScoreScale:
-    """The scale kept in a reward model's folder; scores as they are where there is none."""
-    path = Path(source) / SCALE if isinstance(source, str | Path) else None
-    return ScoreScale(**read_json(path)) if path is not None and path.is_file() else ScoreScale()

@@ -7,6 +7,7 @@ last checkpoint to exactly the curve of a run that was not.
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import time
@@ -24,7 +25,7 @@ from hwopt import write_json
 from rlhf import processes
 from rlhf.algorithm import Algorithm, State
 from rlhf.averaging import AveragedWeights
-from rlhf.casting import cast_roles, load_scale, role_source, save_scale, stage_folder
+from rlhf.casting import cast_roles, role_source, save_scale, stage_folder
 from rlhf.checkpoint import Checkpoints, plan_digest
 from rlhf.console import Console
 from rlhf.data import TokenizedSet, batch_at, batches_per_epoch, load_data, share
@@ -40,6 +41,7 @@ from rlhf.plan import Plan, Stage
 from rlhf.returns import Moments, ScoreScale, score_scale
 from rlhf.rewards import load_function
 from rlhf.rollout import choose_rollout
+from rlhf.runs import load_scale
 from rlhf.status import Status
 
 FINISHED = "finished.json"
@@ -258,6 +260,13 @@ class StageRun:
         if rows:
             self.watching.metrics.sample(self.stage.title, step, rows)
             self.watching.console.samples(rows)
+
+    def close(self) -> None:
+        """Give the models' memory back before the next stage builds its own."""
+        del self.executor
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     # ---- checkpoints and exports --------------------------------------------------------------
 
