@@ -186,12 +186,12 @@ class Checkpoints:
             "no room to write the checkpoint", where=f"{self.folder}, rank {failure.rank}",
             value=f"about {show_bytes(needed)} needed, {_free(self.folder)} free: {failure.said}",
             fix="make room, or keep fewer (checkpoint.keep), then go on with --resume: "
-            + self._intact(),
+            + self._kept(),
         )  # fmt: skip
 
-    def _intact(self) -> str:
+    def _kept(self) -> str:
         steps = self.steps()
-        return f"step {steps[-1]} is intact" if steps else "there is no earlier checkpoint"
+        return f"step {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
 
     def _trim(self) -> None:
         """Delete the oldest; a failure is told, not raised: the new checkpoint is in place."""

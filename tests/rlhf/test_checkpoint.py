@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path):
         assert "no room" in message
         assert str(folder) in message
         assert re.search(r"about 401\.9 KiB needed, 2\d\d\.\d KiB free", message), message
-        assert "step 1 is intact" in message
+        assert "step 1 is kept" in message
         assert [path.name for path in folder.iterdir()] == ["step-00000001"]
         assert Checkpoints(folder, 2).latest().step == 1
     finally:
@@ -293,7 +293,7 @@ def test_a_file_that_may_not_grow_is_told(tmp_path):
     ended = run(tmp_path, "limit", *limits)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("no room to write the checkpoint") == len(limits)
-    assert ended.stdout.count("step 1 is intact") == len(limits)
+    assert ended.stdout.count("step 1 is kept") == len(limits)
     for limit in limits:
         assert [path.name for path in (tmp_path / limit).iterdir()] == ["step-00000001"]
         assert Checkpoints(tmp_path / limit, 2).latest().step == 1
