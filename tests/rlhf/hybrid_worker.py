@@ -165,11 +165,18 @@ def adapted() -> dict[str, Any]:
     return {"chosen": [chosen.name, chosen.reason]}
 
 
+def halved() -> dict[str, Any]:
+    """bf16: the wider bound of the self-check."""
+    plan = plan_of(zero=1, dtype="bf16")
+    chosen = choose_rollout(start(plan), plan, Tokenizer())
+    return {"chosen": [chosen.name, chosen.reason]}
+
+
 def main(out: Path) -> None:
     """Run all, write what was seen."""
     logging.basicConfig(level=logging.WARNING)
     processes.start(timeout_s=120, threads=1)
-    seen = {"hybrid": hybrid(), "sharded": sharded(), "adapted": adapted()}
+    seen = {"hybrid": hybrid(), "sharded": sharded(), "adapted": adapted(), "halved": halved()}
     (out / f"rank-{processes.rank()}.json").write_text(json.dumps(seen))
     processes.barrier()
     processes.stop()

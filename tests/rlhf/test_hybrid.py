@@ -94,6 +94,11 @@ def test_adapters_take_part(seen: list[Any]) -> None:
     assert all(rank["adapted"]["chosen"] == ["plain", ""] for rank in seen)
 
 
+def test_half_precision_agrees_within_its_bound(seen: list[Any]) -> None:
+    """bf16 weights: mean exp|difference| of log-probs below 1.05."""
+    assert all(rank["halved"]["chosen"] == ["plain", ""] for rank in seen)
+
+
 def role_engine(**settings: Any) -> Any:
     """What `hybrid_rollout` looks at, of an engine with kernels: those need a GPU."""
     hybrid = SimpleNamespace(**{"inference_tp_size": 1, "max_out_tokens": 512, **settings})
