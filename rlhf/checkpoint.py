@@ -100,6 +100,11 @@ class Checkpoints:
         """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
+    def newest(self) -> Path | None:
+        """The folder of the newest one, not verified."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
     # ---- saving -------------------------------------------------------------------------------
 
     def save(
@@ -190,8 +195,8 @@ class Checkpoints:
         )  # fmt: skip
 
     def _kept(self) -> str:
-        steps = self.steps()
-        return f"step {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
+        newest = self.newest()
+        return f"{newest.name} is kept" if newest else "there is no earlier checkpoint"
 
     def _trim(self) -> None:
         """Delete the oldest; a failure is told, not raised: the new checkpoint is in place."""

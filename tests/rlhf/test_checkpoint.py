@@ -106,7 +106,9 @@ def test_a_resumed_role_goes_on_to_the_same_bits(tmp_path):
 
 def test_no_checkpoint_is_no_error(tmp_path):
     """A run that was stopped before its first checkpoint starts anew."""
-    assert Checkpoints(tmp_path / "none", 2).latest() is None
+    checkpoints = Checkpoints(tmp_path / "none", 2)
+    assert checkpoints.latest() is None
+    assert checkpoints.newest() is None
 
 
 def test_the_last_few_are_kept(tmp_path):
@@ -115,6 +117,7 @@ def test_the_last_few_are_kept(tmp_path):
     for step in range(1, 6):
         saver.save(tmp_path, step, role, keep=2)
     assert Checkpoints(tmp_path, 2).steps() == [4, 5]
+    assert Checkpoints(tmp_path, 2).newest() == tmp_path / "step-00000005"
     for left in (".step-00000009.partial", ".trash-step-00000001"):
         (tmp_path / left / "actor").mkdir(parents=True)
     assert Checkpoints(tmp_path, 2).latest().step == 5
@@ -280,7 +283,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path):
         assert "no room" in message
         assert str(folder) in message
         assert re.search(r"about 401\.9 KiB needed, 2\d\d\.\d KiB free", message), message
-        assert "step 1 is kept" in message
+        assert "step-00000001 is kept" in message
         assert [path.name for path in folder.iterdir()] == ["step-00000001"]
         assert Checkpoints(folder, 2).latest().step == 1
     finally:
@@ -293,7 +296,7 @@ def test_a_file_that_may_not_grow_is_told(tmp_path):
     ended = run(tmp_path, "limit", *limits)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("no room to write the checkpoint") == len(limits)
-    assert ended.stdout.count("step 1 is kept") == len(limits)
+    assert ended.stdout.count("step-00000001 is kept") == len(limits)
     for limit in limits:
         assert [path.name for path in (tmp_path / limit).iterdir()] == ["step-00000001"]
         assert Checkpoints(tmp_path / limit, 2).latest().step == 1
