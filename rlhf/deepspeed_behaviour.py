@@ -74,10 +74,13 @@ def load_muon() -> None:
 
 
 @contextmanager
-def forced_overflow(optimizer: Any, stage: int) -> Iterator[None]:
+def forced_overflow(optimizer: Any, stage: int, enabled: bool) -> Iterator[None]:
     """Inside, the step of a ZeRO optimizer (stage 1 to 3) finds an overflow and keeps its loss
     scale: it drops the gradients, by its own path, and does nothing else.
     """
+    if not enabled:
+        yield
+        return
 
     def found(*_: Any, **__: Any) -> bool:
         optimizer.overflow = True

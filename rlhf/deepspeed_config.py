@@ -49,7 +49,7 @@ def deepspeed_config(
         "zero_optimization": _zero(engine, elements, trains),
     }
     if engine.dtype == "bf16":
-        config["bf16"] = {"enabled": True}
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
     if engine.dtype == "fp16":
         config["fp16"] = {
             "enabled": True,

@@ -8,7 +8,7 @@ says that the batch is complete. Nor are its checkpoints, which are pickles (see
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from rlhf.deepspeed_behaviour import (
     quiet,
 )
 from rlhf.deepspeed_config import deepspeed_config, effective_stage, tell_stage
+from rlhf.errors import DivergedError
 from rlhf.export import export_model, stored_buffers
 from rlhf.models import DTYPES
 from rlhf.networks import Policy, RoleModule, outputs_of
@@ -66,6 +67,7 @@ class RoleEngine:
         self.deepspeed = deepspeed_engine
         self.stage = effective_stage(engine)
         self._kind = "policy" if isinstance(module, Policy) else "value"
+        self._parts = 0  # accumulated since the last step
         self._reduced = False
         self._gathers = deepspeed_engine is not None and self.stage == 3
 
@@ -100,10 +102,11 @@ class RoleEngine:
         engine.set_gradient_accumulation_boundary(False)
         with linear_of(self.stage):  # gradient checkpointing computes forward once more here
             engine.backward(part * processes.world(), scale_wrt_gas=False)
+        self._parts += 1
 
     def overflows(self) -> bool:
         """Whether `step` would leave the step out for an overflow, on any process (fp16)."""
-        if self.engine.dtype != "fp16":
+        if self.engine.dtype != "fp16" or self._parts == 0:
             return False
         self._reduce()
         optimizer = self._trained().optimizer
@@ -114,27 +117,40 @@ class RoleEngine:
         """One step of optimizer and schedule on what was accumulated, which is then gone.
 
         `skip` leaves weights, optimizer, schedule and loss scale alone (the other role's gradients
-        overflowed). After an overflow of its own the loss scale is lowered instead of a step.
+        overflowed). After an overflow of its own (fp16) the loss scale is lowered instead of a
+        step. Raises `DivergedError`, with the weights untouched, where another type's gradients are
+        not finite.
         """
-        engine = self._trained()
         self._reduce()
-        rate = float(engine.optimizer.param_groups[0]["lr"])
-        norm = self._plain_norm() if self.stage == 0 else None
-        with forced_overflow(engine.optimizer, self.stage) if skip else contextlib.nullcontext():
-            if skip and self.stage == 0:
-                engine.zero_grad()
-            else:
+        rate = float(self._trained().optimizer.param_groups[0]["lr"])
+        norm = self._step(skip)
+        self._parts, self._reduced = 0, False
+        if norm is None and not skip and self.engine.dtype != "fp16":
+            raise DivergedError(
+                "the gradients are not finite; no step was taken with them", where=self.role,
+                fix="lower the learning rate, or resume from the last checkpoint",
+            )  # fmt: skip
+        return StepResult(float("inf") if norm is None else norm, rate, norm is None)
+
+    def _step(self, skip: bool) -> float | None:
+        """The gradient's norm, or None where no step was taken."""
+        engine = self._trained()
+        if self.stage > 0:
+            with forced_overflow(engine.optimizer, self.stage, skip):
                 engine.step()
-        self._reduced = False
-        overflowed = skip or not engine.was_step_applied()
-        if overflowed:
-            return StepResult(float("inf"), rate, True)
-        return StepResult(
-            float(norm if norm is not None else engine.get_global_grad_norm()), rate, False
-        )
+            return float(engine.get_global_grad_norm()) if engine.was_step_applied() else None
+        norms = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
+        norm = float(torch.stack(norms).norm())  # DeepSpeed does not say it without ZeRO
+        if skip or not math.isfinite(norm):
+            engine.zero_grad()
+            return None
+        engine.step()
+        return norm
 
     def _reduce(self) -> None:
         """Sum the gradients over the processes, once per batch."""
+        if self._parts == 0:
+            raise RuntimeError(f"{self.role} steps without a loss")  # our bug
         if self._reduced:
             return
         engine = self._trained()
@@ -144,11 +160,6 @@ class RoleEngine:
         else:
             engine.allreduce_gradients()
         self._reduced = True
-
-    def _plain_norm(self) -> Tensor:
-        """The gradient's norm without ZeRO, where DeepSpeed does not say."""
-        norms = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
-        return torch.stack(norms).norm() if norms else torch.zeros(())
 
     def _trained(self) -> Any:
         if not self.trains or self.deepspeed is None:
@@ -241,7 +252,6 @@ class RoleEngine:
         The caller has verified the files. Raises `CheckpointError` where they are of another model.
         """
         load_engine(self.module.network, self._trained(), Path(folder))
-        self._reduced = False
 
 
 def prepare() -> None:
