@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -34,6 +32,7 @@ from rlhf.executor import Executor, Iteration
 from rlhf.faults import phase_guard
 from rlhf.flops import FlopCounter
 from rlhf.heldout import evaluate, losses, samples
+from rlhf.interrupts import Interrupts
 from rlhf.meter import Meter
 from rlhf.metrics import MetricsWriter, Throughput
 from rlhf.phases import Average, Generate, Phase, Role, Train
@@ -57,28 +56,7 @@ class Watching:
     console: Console
     status: Status
     throughput: Throughput
-
-
-class Interrupts:
-    """Ctrl-C asks for a stop at the next safe point; inside the context."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.asked = True
-
-    def anywhere(self) -> bool:
-        """Whether any process was asked; all call it together."""
-        return bool(processes.maximum(torch.tensor(int(self.asked))))
+    interrupts: Interrupts
 
 
 class StageRun:
@@ -178,7 +156,6 @@ class StageRun:
         console.stage_started(self.stage.title, self.iterations, start)
         last: dict[str, float] = {}
         with ExitStack() as stack:
-            interrupts = stack.enter_context(Interrupts())
             stack.callback(console.close)
             if start == 0:
                 self._look(0)
@@ -187,7 +164,7 @@ class StageRun:
                 done = number + 1
                 if self._is_time(self.stage.evaluate_every, done) or done == self.iterations:
                     self._look(done)
-                stop, over = interrupts.anywhere(), done == self.iterations
+                stop, over = self.watching.interrupts.anywhere(), done == self.iterations
                 if stop or over or self._is_time(self.plan.checkpoint.every, done):
                     self._save(done, state)
                 if stop and not over:
@@ -300,7 +277,7 @@ class StageRun:
         with self._guard("export"):
             for role, engine in self._trained().items():
                 engine.export(self.folder / role, self.tokenizer)
-                if role == "reward":
+                if getattr(self.algorithm, "normalise", False):
                     save_scale(self.folder / role, self._scale())
             average = self.executor.average
             if average is not None:

@@ -24,6 +24,7 @@ from rlhf.console import Console
 from rlhf.errors import CheckpointError, RunError
 from rlhf.estimate import choose, profile
 from rlhf.flops import FlopCounter
+from rlhf.interrupts import Interrupts
 from rlhf.metrics import MetricsWriter, Throughput
 from rlhf.plan import Plan
 from rlhf.runs import PLAN, STAGES, TOKENIZER
@@ -49,7 +50,7 @@ class Trainer:
         first = processes.rank() == 0
         self._check_folder(resume)
         console = Console(active=first)
-        with _notices(console):
+        with _notices(console), Interrupts() as interrupts:
             tokenizer = self._tokenizer()
             plan = self._complete(tokenizer)
             estimate = profile(plan, tokenizer_size=len(tokenizer))
@@ -59,10 +60,12 @@ class Trainer:
             watching = Watching(
                 MetricsWriter(self.path, plan.watch, active=first), console,
                 Status(self.path, processes.rank()),
-                Throughput(processes.world(), estimate.peak_flops_per_s),
+                Throughput(processes.world(), estimate.peak_flops_per_s), interrupts,
             )  # fmt: skip
             with watching.metrics, console:
                 for stage in plan.stages:
+                    if interrupts.anywhere():  # between stages everything is on the disk
+                        raise KeyboardInterrupt
                     if is_finished(stage_folder(self.path, stage)):
                         continue
                     counter = FlopCounter(plan, stage, tokenizer_size=len(tokenizer))

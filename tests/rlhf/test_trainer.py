@@ -91,7 +91,7 @@ def test_killed_at_any_moment_resumes_to_the_same_curve(plan_file, whole, tmp_pa
         arguments = ["train", plan_file, "-o", run] if attempt == 0 else ["train", run / "plan.yaml", "-o", run, "--resume"]  # fmt: skip
         process = subprocess.Popen(
             command(*arguments), env=environment(), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )  # fmt: skip
         lines = len(read_metrics(run))
         wait = kill_after if kill_after is not None else draw.uniform(0.05, 1.5)
@@ -103,7 +103,7 @@ def test_killed_at_any_moment_resumes_to_the_same_curve(plan_file, whole, tmp_pa
             _kill(process)
             killed += 1
             continue
-        assert process.wait(timeout=300) == 0, process.stderr.read().decode()[-3000:]
+        assert process.wait(timeout=300) == 0
         break
     assert killed >= (1 if kill_after is not None else 5)
     assert curves(run) == curves(whole)
@@ -136,7 +136,11 @@ def test_two_processes_and_other_micro_batches_are_the_same_run(plan_file, whole
     rlhf("train", write_plan(plan, tmp_path / "plan.yaml"), "-o", run)
     for ours, theirs in zip(curves(run), curves(whole), strict=True):
         for name in set(ours) - {"tokens_computed_over_needed"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), (name, ours, theirs)
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), (
+                name,
+                ours,
+                theirs,
+            )
 
 
 def test_resuming_with_another_number_of_processes(plan_file, whole, tmp_path):
@@ -228,7 +232,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(plan_file, tmp_path):
     run = tmp_path / "run"
     plan = tiny_plan(plan_file.parent, wild, engine={"gradient_clipping": 0.0})
     printed = rlhf("train", write_plan(plan, tmp_path / "plan.yaml"), "-o", run, code=2)
-    assert "not a finite number" in printed
+    assert "is not finite" in printed
     assert list((run / "stages" / "sft" / "checkpoints").glob("step-*"))
     losses = series(read_metrics(run), "sft", "loss")
     assert losses
