@@ -1,5 +1,7 @@
 from .cost.cost import Cost as Cost
 from .cost.cost import evaluate as evaluate
+from .cost.floor import LowerBound as LowerBound
+from .cost.floor import lower_bound as lower_bound
 from .dse.space import DesignSpace as DesignSpace
 from .dse.study import Study as Study
 from .dse.study import search as search
@@ -55,6 +57,8 @@ from .hardware.accelerator import explain as explain
 from .hardware.cluster import Cluster as Cluster
 from .hardware.cluster import Link as Link
 from .hardware.conventions import Conventions as Conventions
+from .hardware.host import available_bytes as available_bytes
+from .hardware.host import this_machine as this_machine
 from .hardware.library import load as load
 from .hardware.library import load_cluster as load_cluster
 from .ir.access import Access as Access
@@ -70,6 +74,9 @@ from .ir.op import Scan as Scan
 from .ir.program import Constraint as Constraint
 from .ir.program import Group as Group
 from .ir.program import Program as Program
+from .ir.resize import Marks as Marks
+from .ir.resize import marks as marks
+from .ir.resize import resized as resized
 from .ir.tensor import Tensor as Tensor
 from .ir.text import parse as parse
 from .ir.text import print_graph as print_graph
