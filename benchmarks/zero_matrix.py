@@ -5,9 +5,9 @@ DeepSpeed engine in real processes, on the same rows, five optimizer steps of ei
 micro-batches of two. Every case is held against ZeRO 0, fp32, one process (with adapters or
 without): the largest relative difference of a step's loss.
 
-Tolerances: fp32 1e-4 (sums in another order). bf16 keeps 8 bits, so one rounding is up to 2^-9 =
-0.2 % of a weight or an activation, and losses are means over many: 1 %. fp16 keeps 11 bits: 0.2 %.
-fp16 on a CPU without instructions for it is slow, so one case per stage is run.
+Tolerances: fp32 1e-4 (sums in another order). bf16 keeps 8 bits, so weights and activations are off
+by up to 2^-9 = 0.2 % each; a loss is a mean over many: 0.2 %. fp16 keeps 11 bits: 0.05 %. fp16 on a
+CPU without instructions for it is slow, so one case per stage is run.
 
 Writes `results/zero_matrix.json`.
 
@@ -31,7 +31,7 @@ from typing import Any
 from hwopt.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "zero_matrix.json"
-TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-3, "fp16": 5e-4}
 ROWS, TIME, STEPS, WORDS = 8, 12, 5, 300
 CONFIG: dict[str, Any] = {
     "model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2,
@@ -63,10 +63,10 @@ def cases() -> list[Case]:
 
 
 def small() -> list[Case]:
-    """What the gate runs."""
+    """A few that differ most, as `make test` runs them in two processes."""
     return [
-        Case(0, "fp32"), Case(0, "fp32", lora=True), Case(1, "fp32"), Case(2, "fp32", "optimizer"),
-        Case(3, "fp32"), Case(3, "fp32", "all", lora=True), Case(2, "bf16"), Case(3, "bf16"),
+        Case(0, "fp32"), Case(0, "fp32", lora=True), Case(3, "fp32"), Case(3, "fp32", "all", True),
+        Case(2, "fp32", "optimizer"), Case(2, "bf16"),
     ]  # fmt: skip
 
 
@@ -142,16 +142,18 @@ def run(chosen: list[Case], world: int) -> list[dict[str, Any]]:
         return found
 
 
-def compared(chosen: list[Case]) -> list[dict[str, Any]]:
+def difference(found: list[float], base: list[float]) -> float:
+    """The largest of any step, relative."""
+    return max(abs(a - b) / abs(b) for a, b in zip(found, base, strict=True))
+
+
+def compared(chosen: list[Case], by_world: dict[int, list[Any]]) -> list[dict[str, Any]]:
     """A row per case and number of processes: its trajectory and how far it is from the first."""
-    by_world = {world: run(chosen, world) for world in (1, 2)}
     table = []
     for world, found in by_world.items():
         for case, own in zip(chosen, found, strict=True):
             base = by_world[1][chosen.index(Case(0, "fp32", lora=case.lora))]
-            away = max(
-                abs(a - b) / abs(b) for a, b in zip(own["losses"], base["losses"], strict=True)
-            )
+            away = difference(own["losses"], base["losses"])
             table.append({
                 **asdict(case), "processes": world, **own, "largest_relative_difference": away,
                 "tolerance": TOLERANCE[case.dtype], "within": away <= TOLERANCE[case.dtype],
@@ -169,13 +171,15 @@ def main() -> None:
     if options.worker:
         worker(*options.worker)
         return
-    table = compared(small() if options.small else cases())
+    chosen = small() if options.small else cases()
+    table = compared(chosen, {world: run(chosen, world) for world in (1, 2)})
     for row in table:
-        print(
-            f"zero {row['zero']} {row['dtype']} x{row['processes']} offload={row['offload'] or '-':9}"
-            f" lora={row['lora']!s:5} loss {row['losses'][0]:.5f} -> {row['losses'][-1]:.5f}"
-            f"  off by {row['largest_relative_difference']:.1e} {'' if row['within'] else 'OUTSIDE'}"
-        )
+        name = f"zero {row['zero']} {row['dtype']} x {row['processes']}"
+        more = [row["offload"] and f"offload {row['offload']}", "lora" if row["lora"] else ""]
+        losses = f"{row['losses'][0]:.5f} -> {row['losses'][-1]:.5f}"
+        away = f"{row['largest_relative_difference']:.1e}"
+        said = "" if row["within"] else "  OUTSIDE"
+        print(f"{name:16} {' '.join(filter(None, more)):24} {losses}  off by {away}{said}")
     write_json(options.output, {"tolerances": TOLERANCE, "rows": table})
     raise SystemExit(0 if all(row["within"] for row in table) else 1)
 
