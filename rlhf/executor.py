@@ -168,8 +168,9 @@ class Executor:
 
     def infer(self, role: Role, part: Experience) -> Outputs:
         """One micro-batch through a role's model, without gradients."""
-        self.meter.took(role, "forward", part)
-        return self.engines[role].infer(part.tokens, part.attended, **self._options(role, part))
+        options = self._options(role, part)
+        self.meter.took(role, "forward", part, options.get("first"))
+        return self.engines[role].infer(part.tokens, part.attended, **options)
 
     def _options(self, role: Role, part: Experience, *, entropy: bool = False) -> dict[str, Any]:
         """What a policy's pass is told: which columns are wanted, how it was sampled from."""
@@ -241,8 +242,8 @@ class Executor:
         return lost
 
     def _pass(self, engine: RoleEngine, micro: Experience, *, entropy: bool = False) -> Outputs:
-        self.meter.took(engine.role, "train", micro)
         options = self._options(engine.role, micro, entropy=entropy)
+        self.meter.took(engine.role, "train", micro, options.get("first"))
         return engine.forward(micro.tokens, micro.attended, **options)
 
     def _held_back(self, phases: Sequence[Train]) -> bool:

@@ -50,7 +50,7 @@ class FlopCounter:
 
     def of(self, passes: Iterable[Pass]) -> int:
         """Of several passes."""
-        return sum(self.flops(p.role, p.work, p.rows, p.tokens) for p in passes)
+        return sum(self.flops(p.role, p.work, p.rows, p.tokens, logits=p.logits) for p in passes)
 
 
 class _RoleCounter:

@@ -22,7 +22,8 @@ Work: TypeAlias = Literal["forward", "train", "generate"]
 class Pass:
     """One pass of a role's model, for counting its FLOPs.
 
-    forward, train: `rows` rows of `tokens` columns, padding included. generate: one row, a prompt
+    forward, train: `rows` rows of `tokens` columns, padding included; `logits`: the columns whose
+    logits were computed (a policy's; None: a value model). generate: one row, a prompt
     of `rows` tokens and a response of `tokens`.
     """
 
@@ -30,6 +31,7 @@ class Pass:
     work: Work
     rows: int
     tokens: int
+    logits: int | None = None
 
 
 @dataclass
@@ -61,10 +63,16 @@ class Meter:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
             self.memory_bytes[name] = max(self.memory_bytes.get(name, 0), peak_bytes(self.device))
 
-    def took(self, role: Role, work: Literal["forward", "train"], part: Experience) -> None:
-        """A pass over the columns of a micro-batch, of which the attended ones were needed."""
+    def took(
+        self, role: Role, work: Literal["forward", "train"], part: Experience, first: int | None
+    ) -> None:
+        """A pass over the columns of a micro-batch, of which the attended ones were needed.
+
+        first: the first column that a policy gives a log-prob for; None: a value model.
+        """
         rows, tokens = part.tokens.shape
-        self.passes.append(Pass(role, work, rows, tokens))
+        logits = None if first is None else max(0, tokens - first)
+        self.passes.append(Pass(role, work, rows, tokens, logits))
         self.computed_tokens += rows * tokens
         self.needed_tokens += int(part.attended.sum())
 
