@@ -1,14 +1,14 @@
 """Rows of tokens and what is known of each token: all that engine, data and algorithms exchange.
 
 Everything is *token-aligned*: column t of every `(rows, time)` tensor is about token t of the row.
-`log_probs[:, t]` is the log-probability of token t given the tokens before it; `values[:, t]` is the
-value of the state in which token t is chosen, that is, before it. So nothing is ever shifted by an
-algorithm, and the terminal reward sits at the last trained token.
+`log_probs[:, t]` is the log-probability of token t given the tokens before it; `values[:, t]` is
+the value of the state in which token t is chosen, that is, before it. So nothing is ever shifted by
+an algorithm, and the terminal reward sits at the last trained token.
 
-    prompt          response                 lengths 3 and 4 of time 9
-    p  p  p         r  r  r  eos  .  .
-    attended        1  1  1  1    0  0       the token is real (from lengths, never from token ids)
-    trained         1  1  1  1    0  0       the loss is on it: here the response, end of text included
+                prompt   response        a row of 7 tokens in 9 columns
+    tokens      p  p  p  r  r  r  e  .  .
+    attended    1  1  1  1  1  1  1  0  0    the token is real (from lengths, never from ids)
+    trained     0  0  0  1  1  1  1  0  0    the loss is on it: here the response with its end
 
 Rows may be padded on either side with any id; masks alone say what is real.
 """
@@ -29,9 +29,9 @@ class Experience:
 
     tokens: (rows, time) int64. attended, trained: (rows, time) bool; trained implies attended.
     log_probs, reference_log_probs, values, rewards, advantages, returns: (rows, time) float32, 0
-    where not trained. score: (rows,) float32, of the whole response. finished: (rows,) bool, whether
-    the response ended by itself (end of text) rather than at its limit. `group` neighbouring rows
-    belong together (2: chosen and rejected) and are never split.
+    where not trained. score: (rows,) float32, of the whole response. finished: (rows,) bool,
+    whether the response ended by itself (end of text) rather than at its limit. `group` neighbouring
+    rows belong together (2: chosen and rejected) and are never split.
     """
 
     tokens: Tensor
@@ -71,7 +71,9 @@ class Experience:
         """A field that an earlier phase must have filled."""
         value = getattr(self, name)
         if not isinstance(value, Tensor):
-            raise RuntimeError(f"no phase has filled {name!r} of the experience")  # our bug
+            raise RuntimeError(  # noqa: TRY004 - our bug: phases in a wrong order
+                f"no phase has filled {name!r} of the experience"
+            )
         return value
 
     def with_(self, **values: Any) -> Experience:

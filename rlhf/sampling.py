@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 class Sampling:
     """Sampling controls of generation.
 
-    temperature: logits are divided by it, in generation and in every log-prob that training compares
-    (the policy *is* the tempered distribution). top_k: keep the k likeliest tokens (0: all). top_p:
-    keep the smallest set of likeliest tokens with at least this mass. greedy: always the likeliest
-    token; PPO learns nothing from it, so training refuses it. response_tokens: at most so many.
+    temperature: logits are divided by it, in generation and in every log-prob that training
+    compares (the policy *is* the tempered distribution). top_k: keep the k likeliest tokens (0:
+    all). top_p: keep the smallest set of likeliest tokens with at least this mass. greedy: always
+    the likeliest token; PPO learns nothing from it, so training refuses it. response_tokens: at
+    most so many.
     minimum_tokens: the end of text is not sampled before so many.
     """
 
