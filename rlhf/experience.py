@@ -30,8 +30,8 @@ class Experience:
     tokens: (rows, time) int64. attended, trained: (rows, time) bool; trained implies attended.
     log_probs, reference_log_probs, values, rewards, advantages, returns: (rows, time) float32, 0
     where not trained. score: (rows,) float32, of the whole response. finished: (rows,) bool,
-    whether the response ended by itself (end of text) rather than at its limit. `group` neighbouring
-    rows belong together (2: chosen and rejected) and are never split.
+    whether the response ended by itself (end of text) rather than at its limit. `group`
+    neighbouring rows belong together (2: chosen and rejected) and are never split.
     """
 
     tokens: Tensor
