@@ -16,8 +16,9 @@ from rlhf.errors import CheckpointError
 from rlhf.shards import Shards, read_weights, save_engine
 
 WORKER = Path(__file__).with_name("shards_worker.py")
-TOLERANCE = 2e-5
-"""Of losses and norms (relative) over three steps where sums are made in another order."""
+TOLERANCE = {"fp32": 2e-5, "bf16": 2**-8}
+"""Of losses and norms (relative) over three steps where sums are made in another order. In bf16 the
+stages round gradients differently, without any checkpoint too: one unit in the last place."""
 
 
 def run(world, folder, save=(), load=()):
@@ -42,10 +43,10 @@ def run(world, folder, save=(), load=()):
     return json.loads(outputs[0][0].strip().splitlines()[-1])
 
 
-def close(one, other):
+def close(one, other, dtype="fp32"):
     """Whether two curves agree within the tolerance."""
     pairs = [(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
-    return all(a == pytest.approx(b, rel=TOLERANCE) for a, b in pairs)
+    return all(a == pytest.approx(b, rel=TOLERANCE[dtype]) for a, b in pairs)
 
 
 def check(world, folder, engines, moves=()):
@@ -57,7 +58,9 @@ def check(world, folder, engines, moves=()):
     for index, name in enumerate(names):
         assert curves[f"{index} {name}"] == curves[name], name
     for source, target in moves:
-        assert close(curves[f"{source} {names[target]}"], curves[names[source]]), (source, target)
+        dtype = engines[source].get("dtype", "fp32")
+        moved = curves[f"{source} {names[target]}"]
+        assert close(moved, curves[names[source]], dtype), (source, target)
     return curves
 
 
