@@ -262,7 +262,7 @@ class StageRun:
             if found is None:
                 self.watching.metrics.rewind(self.stage.title, -1)
                 return 0, self.algorithm.start()
-            state, tensors = self.checkpoints.load(found, self._trained())
+            state, tensors = self.checkpoints.load(found, self._trained(), plan_digest(self.plan))
             if self.executor.average is not None:
                 self.executor.average.load(tensors)
             step = int(state["step"])
