@@ -4,7 +4,9 @@ A question names a thing: "Where is the red lantern near the old mill?". An answ
 (warm, plain or rude), a statement (about the thing that was asked for, or about another) and a
 judgement (kind, plain or unkind). Supervised answers are drawn from all manners alike, so a model
 that imitates them is warm, or to the point, only by chance. Preferences follow a rule that no model
-is told: naming the right thing counts most, then the opening, then the judgement.
+is told: naming the right thing counts most, then the opening, then the judgement; and an answer that
+breaks off is worse than any other (without such pairs a policy finds out that a reward model which
+never saw one has nothing against it).
 
 Everything follows from the seed; questions repeat in no part but the one they were drawn for.
 """
@@ -48,6 +50,8 @@ JUDGEMENTS = {
 POINTS = {"warm": 1.0, "plain": 0.0, "rude": -1.0, "kind": 0.5, "unkind": -0.5}
 RIGHT = 1.5
 """What naming the thing that was asked for is worth to a preference."""
+BROKEN = 0.2
+"""Share of pairs in which the rejected answer breaks off after a few words."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ def answer(draw: random.Random, thing: str) -> Answer:
     return Answer(text, POINTS[opening] + POINTS[judgement] + RIGHT * right)
 
 
+def broken(draw: random.Random, whole: Answer) -> Answer:
+    """The first few words of an answer."""
+    words = whole.text.split()
+    return Answer(" ".join(words[: draw.randint(1, len(words) // 2)]), -10.0)
+
+
 def write_demo(folder: Path, *, answers: int = 6000, pairs: int = 2500, prompts: int = 1500,
                seed: int = 7) -> None:  # fmt: skip
     """Write answers.jsonl, preferences.jsonl and prompts.jsonl."""
@@ -98,6 +108,8 @@ def write_demo(folder: Path, *, answers: int = 6000, pairs: int = 2500, prompts:
     while len(rows["preferences"]) < pairs:
         text, thing = fresh()
         one, two = answer(draw, thing), answer(draw, thing)
+        if draw.random() < BROKEN:
+            two = broken(draw, two)
         if one.points == two.points:
             continue
         better, worse = (one, two) if one.points > two.points else (two, one)

@@ -41,7 +41,7 @@ def _started(plan: Path, run: Path) -> subprocess.Popen:
 
 
 def test_a_worker_that_dies_is_named_and_stops_the_others(folder, tmp_path):
-    """kill -9 of rank 1: exit code 2, its rank and phase in the message, nobody left running."""
+    """SIGKILL of rank 1: exit code 2, its rank and phase in the message, nobody left running."""
     run = tmp_path / "run"
     plan = tiny_plan(folder, LONG, cluster={"processes": 2})
     process = _started(write_plan(plan, tmp_path / "plan.yaml"), run)
@@ -53,8 +53,6 @@ def test_a_worker_that_dies_is_named_and_stops_the_others(folder, tmp_path):
     assert "SIGKILL" in printed
     assert "sft" in printed
     assert not any(psutil.pid_exists(pid) for pid in ranks.values())
-    short = tiny_plan(folder, {**LONG, "steps": 400}, cluster={"processes": 1})
-    assert short.stages[0].steps == 400  # and with one process it can go on: test_trainer.py
 
 
 def test_memory_that_is_too_small_names_phase_need_and_levers(folder, tmp_path):
@@ -84,7 +82,7 @@ def test_a_damaged_shard_is_found_before_it_is_loaded(folder, tmp_path):
     rlhf("train", plan, "-o", run)
     whole = curves(run)
     (run / "stages" / "sft" / "finished.json").unlink()
-    newest = sorted((run / "stages" / "sft" / "checkpoints").glob("step-*"))[-1]
+    newest = max((run / "stages" / "sft" / "checkpoints").glob("step-*"))
     shard = next(newest.rglob("rank-*.safetensors"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

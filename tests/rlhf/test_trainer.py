@@ -51,8 +51,8 @@ def test_a_run_leaves_everything_that_was_promised(whole):
     ppo = [row for row in rows if row["stage"] == "ppo" and "kl" in row]
     wanted = {
         "reward", "kl", "entropy", "clip_fraction", "approx_kl", "ratio_max", "value_loss",
-        "response_length", "eos_rate", "actor/gradient_norm", "critic/gradient_norm", "tokens_per_s",
-        "mfu", "seconds/generate actor", "seconds/score reference", "seconds/score reward",
+        "response_length", "eos_rate", "actor/gradient_norm", "critic/gradient_norm", "mfu",
+        "tokens_per_s", "seconds/generate actor", "seconds/score reference", "seconds/score reward",
         "seconds/score critic", "seconds/train actor", "seconds/train critic",
         "memory/train actor", "predicted_seconds/train actor", "predicted_memory/train actor",
         "tokens_computed_over_needed",
@@ -84,11 +84,13 @@ def test_the_first_inner_step_has_ratio_one(plan_file, tmp_path):
 
 @pytest.mark.parametrize("kill_after", [2.0, pytest.param(None, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_resumes_to_the_same_curve(plan_file, whole, tmp_path, kill_after):
-    """kill -9 of every process again and again; in the end every number is that of a whole run."""
+    """SIGKILL of every process again and again; in the end every number is that of a whole run."""
     run = tmp_path / "run"
     draw, killed = random.Random(3), 0
     for attempt in range(40):
-        arguments = ["train", plan_file, "-o", run] if attempt == 0 else ["train", run / "plan.yaml", "-o", run, "--resume"]  # fmt: skip
+        arguments = (
+            ["train", plan_file, "-o", run] if attempt == 0 else ["train", "-o", run, "--resume"]
+        )
         process = subprocess.Popen(
             command(*arguments), env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL,
