@@ -4,9 +4,9 @@ A question names a thing: "Where is the red lantern near the old mill?". An answ
 (warm, plain or rude), a statement (about the thing that was asked for, or about another) and a
 judgement (kind, plain or unkind). Supervised answers are drawn from all manners alike, so a model
 that imitates them is warm, or to the point, only by chance. Preferences follow a rule that no model
-is told: naming the right thing counts most, then the opening, then the judgement; and an answer that
-breaks off is worse than any other (without such pairs a policy finds out that a reward model which
-never saw one has nothing against it).
+is told: naming the right thing counts most, then the opening, then the judgement; and an answer
+that breaks off is worse than any other (without such pairs a policy finds out that a reward model
+which never saw one has nothing against it).
 
 Everything follows from the seed; questions repeat in no part but the one they were drawn for.
 """
