@@ -14,6 +14,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime import compiler
 from deepspeed.runtime.zero.linear import zero3_linear_wrap
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch.nn import functional
 
 log = logging.getLogger("rlhf")
@@ -71,6 +73,19 @@ def load_muon() -> None:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:
         compiler.compile = kept
+
+
+def destroy(engine: Any) -> None:
+    """End an engine, so that its memory is free once nobody refers to it: under ZeRO-3 a list and
+    caches of DeepSpeed's keep each model that has ever been run.
+    """
+    engine.destroy()
+    own = {id(part) for part in engine.module.modules()}
+    FWD_MODULE_STACK[:] = [part for part in FWD_MODULE_STACK if id(part) not in own]
+    for method in vars(PartitionedParameterCoordinator).values():
+        for cell in getattr(method, "__closure__", None) or ():
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
 
 
 @contextmanager

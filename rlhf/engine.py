@@ -25,6 +25,7 @@ from rlhf import lora, processes
 from rlhf.algorithm import Outputs
 from rlhf.deepspeed_behaviour import (
     allow_fp16,
+    destroy,
     forced_overflow,
     linear_of,
     load_muon,
@@ -253,6 +254,12 @@ class RoleEngine:
         """
         load_engine(self.module.network, self._trained(), Path(folder))
 
+    def close(self) -> None:
+        """Let go of what DeepSpeed holds; the role is of no use afterwards."""
+        if self.deepspeed is not None:
+            destroy(self.deepspeed)
+            self.deepspeed = None
+
 
 def prepare() -> None:
     """Ready DeepSpeed in this process; called wherever it is first needed."""
@@ -307,7 +314,7 @@ def _initialize(
     arguments: dict[str, Any] = {}
     if optimizer is not None:
         groups = parameter_groups(module.network.named_parameters(), optimizer)
-        base = adamw(groups, optimizer, engine)
+        base = adamw(groups, optimizer)
         factor = schedule(optimizer, total_steps)
         arguments = {
             "optimizer": base,

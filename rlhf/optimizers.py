@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rlhf import lora
-from rlhf.plan import Engine, Optimizer
+from rlhf.plan import Optimizer
 
 
 def parameter_groups(
@@ -36,12 +36,13 @@ def parameter_groups(
     ]
 
 
-def adamw(groups: list[dict[str, Any]], optimizer: Optimizer, engine: Engine) -> Any:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): torch's own, fused on a GPU."""
-    fused = torch.cuda.is_available() and not engine.offload.optimizer
+def adamw(groups: list[dict[str, Any]], optimizer: Optimizer) -> Any:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): torch's own, in one fused pass over the
+    weights on GPU and CPU alike, so nothing has to be compiled for offloaded state either.
+    """
     return torch.optim.AdamW(
         groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon,
-        weight_decay=optimizer.weight_decay, fused=fused,
+        weight_decay=optimizer.weight_decay, fused=True,
     )  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """Real DeepSpeed engines in one process, ZeRO 0 to 2; stage 3 and two processes: test_zero.py."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import transformers
@@ -343,6 +346,22 @@ def test_average_of_sixteen_bit_weights_moves():
     train(engine, 1)
     average.update(engine, 0.999)
     assert any(not torch.equal(v, before[n]) for n, v in average.tensors().items())
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("trains", [True, False])
+def test_closed_role_is_freed(zero, trains):
+    """Nothing of a stage's roles is left in memory when the next stage begins."""
+    engine = engine_of(zero, trains=trains)
+    tokens, attended = rows()
+    if trains:
+        train(engine, 1)
+    engine.infer(tokens, attended)
+    kept = [weakref.ref(parameter) for parameter in engine.module.parameters()]
+    engine.close()
+    del engine
+    gc.collect()
+    assert [ref() for ref in kept if ref() is not None] == []
 
 
 def test_other_models_keep_torch_s_linear():
