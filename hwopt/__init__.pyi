@@ -7,6 +7,7 @@ from .dse.study import Study as Study
 from .dse.study import search as search
 from .errors import HwoptError as HwoptError
 from .errors import InfeasibleError as InfeasibleError
+from .errors import TraceError as TraceError
 from .files import (
     cache_dir as cache_dir,
 )

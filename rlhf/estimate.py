@@ -246,14 +246,20 @@ def levers(plan: Plan, stage: Stage, pricer: StagePricer) -> tuple[str, ...]:
 def what_would_fit(
     plan: Plan, stage: Stage, *, tokenizer_size: int | None = None
 ) -> tuple[str, ...]:  # fmt: skip
-    """The levers of a stage, each with what the stage would need after it and those before it."""
+    """The levers of a stage that help, each with what the stage would need, with micro-batches of
+    one group, after it and those before it; then those that are not priced.
+    """
+
+    def need(of: Plan) -> int:
+        priced = StagePricer(of, stage, pricer.device, tokenizer_size).price(1)
+        return max(phase.memory.total for phase in priced)
+
     pricer = StagePricer(plan, stage, device_of(plan), tokenizer_size)
-    found = []
+    found, least = [], need(plan)
     for text, change in _changes(plan, stage, pricer):
-        plan = change(plan)
-        after = StagePricer(plan, stage, pricer.device, tokenizer_size).price(1)
-        need = max(phase.memory.total for phase in after)
-        found.append(f"{text}: {show_bytes(need)}")
+        if (after := need(change(plan))) < least:
+            plan, least = change(plan), after
+            found.append(f"{text}: {show_bytes(after)}")
     rest = levers(plan, stage, pricer)
     return (*found, *rest[-1 - len(_bare(plan, stage)) :])
 
@@ -267,10 +273,10 @@ def _changes(plan: Plan, stage: Stage, pricer: StagePricer) -> list[Change]:
     lowest = min(engine.zero for engine in engines)
     if device.processes > 1 and lowest < 3:
         found.append(("engine.zero: 3", lambda p: _engines(p, zero=3)))
-        if not device.is_host:
-            found.append(
-                ("engine.offload.parameters", lambda p: _engines(p, offload=("parameters",)))
-            )
+    if not device.is_host and not all(engine.offload.parameters for engine in engines):
+        away = ("engine.offload.parameters, with engine.zero: 3",
+                lambda p: _engines(p, zero=3, offload=("parameters",)))  # fmt: skip
+        found.append(away)
     plain = [r for r in stage.algorithm.trains if not plan.roles.of(r).gradient_checkpointing]
     if plain:
         found.append(("gradient_checkpointing", lambda p: _checkpointed(p, plain)))

@@ -78,9 +78,19 @@ def states(
     buffers = gathered_bytes(facts, engine)
     if trains:
         overlapping = 2 if stage >= 2 and not is_host else 1
-        buffers += overlapping * b * min(LARGEST_BUCKET, P)
+        buffers += overlapping * bucket_bytes(facts, engine)
     found = Memory(weights, gradients, optimizer, buffers=buffers)
     return found if is_host else _offloaded(found, engine, stage)
+
+
+def running_stage(engine: Engine) -> int:
+    """The ZeRO stage that runs: 16 bits at stage 0 run as stage 1."""
+    return effective_stage(engine)
+
+
+def bucket_bytes(facts: Facts, engine: Engine) -> int:
+    """What one collective carries at most, and a buffer for it holds."""
+    return WIDTH[engine.dtype] * min(LARGEST_BUCKET, facts.parameters)
 
 
 def gathered_bytes(facts: Facts, engine: Engine) -> int:

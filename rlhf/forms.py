@@ -55,16 +55,11 @@ class Form:
 
     @property
     def longest(self) -> int | None:
-        """Positions that the model has, where it says."""
-        found = self.settings.get("max_position_embeddings") or self.settings.get("n_positions")
-        return found if isinstance(found, int) else None
-
-    @property
-    def window(self) -> int | None:
-        """Tokens that a sliding window keeps in the cache, where the model has one."""
-        found = self.settings.get("sliding_window")
-        used = self.settings.get("use_sliding_window", True)
-        return found if isinstance(found, int) and used else None
+        """Tokens that every layer of the model attends to, where it says."""
+        settings = self.settings
+        names = ("max_position_embeddings", "n_positions", "sliding_window")
+        limits = [v for name in names if isinstance(v := settings.get(name), int)]
+        return min(limits, default=None)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf.deepspeed_config import LARGEST_BUCKET, effective_stage
 from rlhf.device import HOST_STEP_BYTES_PER_S, Device
-from rlhf.footprint import Memory, gathered_bytes, states, step_bytes
+from rlhf.footprint import (
+    Memory,
+    bucket_bytes,
+    gathered_bytes,
+    running_stage,
+    states,
+    step_bytes,
+)
 from rlhf.forms import Facts, Form, facts_of, form_of
 from rlhf.phases import Average, Forward, Generate, Phase, Prepare, Reward, Role, Train
 from rlhf.plan import Engine, Plan, Stage
@@ -67,7 +73,7 @@ class Cast:
     @property
     def zero(self) -> int:
         """The ZeRO stage that runs."""
-        return effective_stage(self.engine)
+        return running_stage(self.engine)
 
     @property
     def weight_bytes(self) -> int:
@@ -77,7 +83,7 @@ class Cast:
     @property
     def bucket_bytes(self) -> int:
         """What one collective carries at most."""
-        return min(LARGEST_BUCKET, self.facts.parameters) * self.form.bytes_per_element
+        return bucket_bytes(self.facts, self.engine)
 
 
 class StagePricer:
@@ -117,7 +123,8 @@ class StagePricer:
                 count = self._count(phase.rows, rows)
                 work, memory = self._forward(phase, rows, count)
             case Train():
-                count = phase.steps * self._count(phase.batch_rows, rows)
+                more = self._count(phase.mixture_rows, rows)
+                count = phase.steps * (self._count(phase.batch_rows, rows) + more)
                 work, memory = self._train(phase, rows)
             case Prepare():
                 tokens = self._plan.sizes(self.stage).tokens
@@ -209,12 +216,13 @@ class StagePricer:
         """Bytes of activations of one micro-batch at the worst moment.
 
         That is either inside the backbone, or at its end, where all that is saved is alive beside
-        the logits, their gradient, and the chunk of them that is in float32.
+        the head's inputs, the logits, their gradient, and the chunk of them that is in float32.
         """
         memory = self._passes(cast.form, rows, tokens).memory
         saved, peak = memory.saved, memory.peak
         if cast.checkpointing:
             saved, peak = memory.checkpointed_saved, memory.checkpointed_peak
+        saved += rows * tokens * cast.facts.head_inputs * cast.form.bytes_per_element
         logits = rows * logit_columns(cast.form, tokens) * cast.facts.head_outputs
         chunk = 12 * min(logits, CHUNK_ELEMENTS) if cast.form.kind == "policy" else 0
         return max(peak, saved + 2 * logits * cast.form.bytes_per_element + chunk)

@@ -7,7 +7,8 @@ Two graphs are traced for a form, at marked sizes (`hwopt.marks`), and resized t
   not run transformers' own loss: a policy gathers log-probabilities of the tokens from its logits,
   a value model has one output. Adapters are part of the graph.
 * for policies that generate, the whole model for one token against a cache ("decode"), without
-  adapters, which are merged then. The cache has its true size (grouped-query attention).
+  adapters, which are merged then. The cache has its true size (grouped-query attention), but it is
+  counted whole where a sliding window would drop old tokens.
 
 Seconds are those of `hwopt.lower_bound`: operators one after another, attention fused, all else
 apart, as an eager framework runs them; peak rates. All results are kept on disk.
@@ -15,8 +16,10 @@ apart, as an eager framework runs them; peak rates. All results are kept on disk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -30,6 +33,7 @@ from hwopt import (
     Marks,
     Op,
     PassManager,
+    TraceError,
     cache_dir,
     write_json,
 )
@@ -110,17 +114,40 @@ def _sums(n: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=16)
 def _traced(form: Form, mode: Mode) -> tuple[Graph, Marks]:
     """The graph at marked sizes. `form` is what `_graph_form` made of it."""
-    longest = form.longest
-    at = hwopt.marks(facts_of(form).dimensions, longest)
+    at = hwopt.marks(facts_of(form).dimensions, form.longest)
     seq = at.tokens if mode == "train" else at.tokens - 1
+    with _quiet():
+        try:
+            return _trace(form, mode, at.rows, seq), at
+        except TraceError:
+            if form.dtype != "float32":
+                raise
+        # Experts' products exist in 16 bits alone: the same graph, with wider elements.
+        graph = _trace(replace(form, dtype="bfloat16"), mode, at.rows, seq)
+    wider = (replace(t, dtype="float32") if t.dtype == "bfloat16" else t for t in graph.tensors)
+    return replace(graph, tensors=tuple(wider)), at
+
+
+def _trace(form: Form, mode: Mode, rows: int, seq: int) -> Graph:
+    """Models without adapters by a file of their configuration: those traces are kept on disk."""
     model: Any = meta_model(form, head=mode == "decode")
     if form.lora is None:
         model = str(_file(form, type(model).__name__))
-    graph = hwopt.trace(
-        model, mode=mode, batch=at.rows, seq=seq, optimizer="none", unsupported="opaque",
+    return hwopt.trace(
+        model, mode=mode, batch=rows, seq=seq, optimizer="none", unsupported="opaque",
         dtype=form.dtype if form.lora is None else None,
     )  # fmt: skip
-    return graph, at
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, torch does not log the failures of a trace: they are raised, and may be mended."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _graph_form(form: Form, mode: Mode) -> Form:
@@ -175,7 +202,6 @@ def passes(form: Form, rows: int, tokens: int, device: Accelerator) -> Passes:
 def decode_step(form: Form, rows: int, tokens: int, device: Accelerator) -> Work:
     """One generated token of each row, which makes sequences of `tokens`."""
     form = _graph_form(form, "decode")
-    tokens = min(tokens, form.window) if form.window else tokens
 
     def make() -> dict[str, Any]:
         graph = graph_of(form, "decode", rows=rows, tokens=tokens)
@@ -188,7 +214,6 @@ def decode_step(form: Form, rows: int, tokens: int, device: Accelerator) -> Work
 def cache_bytes(form: Form, rows: int, tokens: int) -> tuple[int, int]:
     """The key/value cache of so many rows and tokens: all of it, and its largest tensor."""
     form = _graph_form(form, "decode")
-    tokens = min(tokens, form.window - 1) if form.window else tokens
 
     def make() -> dict[str, Any]:
         graph, at = _traced(form, "decode")
