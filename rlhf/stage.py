@@ -240,6 +240,8 @@ class StageRun:
 
     def close(self) -> None:
         """Give the models' memory back before the next stage builds its own."""
+        for engine in self.executor.engines.values():
+            engine.close()
         del self.executor
         gc.collect()
         if torch.cuda.is_available():
