@@ -9,7 +9,7 @@ one), the clock, instruction sets, cache sizes. Assumed, because nothing tells:
 * fused multiply-adds per core and cycle: two units of 16 fp32 lanes with AVX-512 (AMD before Zen 5:
   of 8), two of 8 with AVX2 and FMA, two of 4 with Arm's Advanced SIMD, else one of 4;
 * caches keep up with the lanes;
-* 5 us to start an operator: what a deep-learning framework spends on one of its calls.
+* 15 us to start an operator: what a deep-learning framework and the Python around it spend on one.
 
 The bandwidth of memory is measured once (a tenth of a second: every core copies) and kept on disk.
 Peak figures: what a library reaches is less.
@@ -31,7 +31,7 @@ from hwopt.errors import HwoptError
 from hwopt.files import cache_dir, read_json, write_json
 from hwopt.hardware.accelerator import Accelerator, Compute, Fanout, FanoutDim, Memory, Vector
 
-LAUNCH_SECONDS = 5e-6
+LAUNCH_SECONDS = 15e-6
 DEFAULT_CLOCK_HZ = 2.0e9
 """Where the system does not tell."""
 ZEN5_FAMILY = 26
