@@ -33,6 +33,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/mapper.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/seed_paper.py
+	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/zero_matrix.py
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 tests

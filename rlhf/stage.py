@@ -27,16 +27,15 @@ from rlhf.casting import cast_roles, role_source, save_scale, stage_folder
 from rlhf.checkpoint import Checkpoints, plan_digest
 from rlhf.console import Console
 from rlhf.data import TokenizedSet, batch_at, batches_per_epoch, load_data, share
-from rlhf.estimate import Estimate
 from rlhf.executor import Executor, Iteration
 from rlhf.faults import phase_guard
-from rlhf.flops import FlopCounter
+from rlhf.forecast import Forecast
 from rlhf.heldout import evaluate, losses, samples
 from rlhf.interrupts import Interrupts
 from rlhf.meter import Meter
 from rlhf.metrics import MetricsWriter, Throughput
 from rlhf.phases import Average, Generate, Phase, Role, Train
-from rlhf.plan import Plan, Stage
+from rlhf.plan import Stage
 from rlhf.returns import Moments, ScoreScale, score_scale
 from rlhf.rewards import load_function
 from rlhf.rollout import choose_rollout
@@ -63,22 +62,21 @@ class StageRun:
     """A stage that is being trained."""
 
     def __init__(
-        self, plan: Plan, run: Path, stage: Stage, tokenizer: Any, watching: Watching,
-        estimate: Estimate, flops: FlopCounter,
-    ) -> None:  # fmt: skip
-        self.plan, self.run, self.stage = plan, run, stage
+        self, known: Forecast, run: Path, stage: Stage, tokenizer: Any, watching: Watching
+    ) -> None:
+        self.known, self.plan = known, known.plan
+        self.run, self.stage = run, stage
         self.tokenizer, self.watching = tokenizer, watching
-        self.estimate, self.flops = estimate, flops
-        self.seed = (plan.seed * 1_000_003 + zlib.crc32(stage.title.encode())) % 2**31
+        self.seed = (self.plan.seed * 1_000_003 + zlib.crc32(stage.title.encode())) % 2**31
         self.folder = stage_folder(run, stage)
-        self.sizes = plan.sizes(stage)
+        self.sizes = self.plan.sizes(stage)
         self.phases: tuple[Phase, ...] = stage.algorithm.phases(self.sizes)
-        self.train, self.held_out = load_data(plan, stage, tokenizer)
+        self.train, self.held_out = load_data(self.plan, stage, tokenizer)
         self.iterations = self._iterations()
         self.mixture = self._mixture()
         self.meter = Meter(processes.device())
         self.executor = self._executor()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", plan.checkpoint.keep)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.plan.checkpoint.keep)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -138,7 +136,7 @@ class StageRun:
         """Where the process is, and what to say when memory, disk or numbers run out there."""
         with phase_guard(
             phase, self.watching.status, stage=self.stage.title,
-            need=lambda: self.estimate.advice(self.stage, phase), kept=self._kept,
+            need=lambda: self.known.advice(self.stage, phase), kept=self._kept,
         ):  # fmt: skip
             yield
 
@@ -216,7 +214,11 @@ class StageRun:
         """What the iteration took, over all processes, beside what was predicted."""
         meter = self.meter
         own = torch.tensor(
-            [meter.computed_tokens, meter.needed_tokens, self.flops.of(meter.passes)],
+            [
+                meter.computed_tokens,
+                meter.needed_tokens,
+                self.known.flops(self.stage, meter.passes),
+            ],
             dtype=torch.float64,
         )
         computed, needed, flops = processes.sum(own).tolist()
@@ -224,7 +226,7 @@ class StageRun:
         if needed:
             found["tokens_computed_over_needed"] = computed / needed
         found["seconds"] = seconds
-        return found | meter.metrics() | self.estimate.metrics(self.stage)
+        return found | meter.metrics() | self.known.metrics(self.stage)
 
     def _look(self, step: int) -> None:
         """Evaluate on held-out rows and show samples."""

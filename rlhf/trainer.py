@@ -22,8 +22,7 @@ from rlhf.casting import stage_folder
 from rlhf.checkpoint import differences
 from rlhf.console import Console
 from rlhf.errors import CheckpointError, RunError
-from rlhf.estimate import choose, profile
-from rlhf.flops import FlopCounter
+from rlhf.forecast import forecast
 from rlhf.interrupts import Interrupts
 from rlhf.metrics import MetricsWriter, Throughput
 from rlhf.plan import Plan
@@ -52,24 +51,22 @@ class Trainer:
         console = Console(active=first)
         with _notices(console), Interrupts() as interrupts:
             tokenizer = self._tokenizer()
-            plan = self._complete(tokenizer)
-            estimate = profile(plan, tokenizer_size=len(tokenizer))
+            known = forecast(self.plan, len(tokenizer))
             if first:
-                write_text(self.path / PLAN, plan.text())
-                write_json(self.path / "estimate.json", estimate.to_json())
+                write_text(self.path / PLAN, known.plan.text())
+                write_json(self.path / "estimate.json", known.to_json())
             watching = Watching(
-                MetricsWriter(self.path, plan.watch, active=first), console,
+                MetricsWriter(self.path, self.plan.watch, active=first), console,
                 Status(self.path, processes.rank()),
-                Throughput(processes.world(), estimate.peak_flops_per_s), interrupts,
+                Throughput(processes.world(), known.peak_flops_per_s), interrupts,
             )  # fmt: skip
             with watching.metrics, console:
-                for stage in plan.stages:
+                for stage in known.plan.stages:
                     if interrupts.anywhere():  # between stages everything is on the disk
                         raise KeyboardInterrupt
                     if is_finished(stage_folder(self.path, stage)):
                         continue
-                    counter = FlopCounter(plan, stage, tokenizer_size=len(tokenizer))
-                    run = StageRun(plan, self.path, stage, tokenizer, watching, estimate, counter)
+                    run = StageRun(known, self.path, stage, tokenizer, watching)
                     self._report_data(run)
                     run.fit(resume=resume)
                     run.close()
@@ -97,13 +94,6 @@ class Trainer:
             load_tokenizer(self.plan, folder)
         processes.barrier()
         return load_tokenizer(self.plan, folder)
-
-    def _complete(self, tokenizer: Any) -> Plan:
-        """The plan with every micro-batch; chosen once, by the first process."""
-        chosen: dict[str, Any] | None = None
-        if processes.rank() == 0:
-            chosen = choose(self.plan, tokenizer_size=len(tokenizer)).model_dump(mode="json")
-        return Plan(**processes.broadcast(chosen))
 
     def _report_data(self, run: StageRun) -> None:
         if processes.rank() == 0:
