@@ -67,7 +67,7 @@ def start(*, timeout_s: float = TIMEOUT_S, threads: int | None = None) -> None:
 
 
 def stop() -> None:
-    """Leave; the process may end or start again."""
+    """Leave; the process may end, or start again if no engine was made (DeepSpeed keeps groups)."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -45,7 +45,7 @@ def tiny_plan(folder: Path, *stages: dict[str, Any], model: Any = LLAMA, **more:
     plan = {
         "name": "tiny", "roles": {"actor": {"model": model}}, "data": data,
         "stages": list(stages or (SFT, REWARD, PPO)), "checkpoint": {"every": 1, "keep": 2},
-        "watch": {"samples": 2, "evaluation_rows": 8, "tensorboard": False},
+        "watch": {"samples": 2, "evaluation_rows": 4, "tensorboard": False},
     }  # fmt: skip
     return located(Plan(**{**plan, **more}), folder)
 

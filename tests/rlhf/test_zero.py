@@ -68,10 +68,8 @@ def test_small_matrix():
     """ZeRO 0, 2 and 3, fp32 and bf16, offload and adapters in two processes train as ZeRO 0 in
     one: the same losses within the stated tolerances, the same gradient norms.
     """
-    processes.start()
     chosen = matrix.small()
-    base = [matrix.trajectory(case) for case in chosen[:2]]
-    processes.stop()
+    base = matrix.run(chosen[:2], 1)  # apart: DeepSpeed's groups outlive a process group
     assert base[0]["losses"][-1] < base[0]["losses"][0] - 0.2
     for case, own in zip(chosen, matrix.run(chosen, 2), strict=True):
         expected = base[int(case.lora)]
