@@ -1,11 +1,13 @@
 """Plans: what is refused and where, what is written reads back, paths, the one-line form."""
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwopt.files import parse_yaml
 from rlhf.deployment import Overrides, one_line_plan, plan_name, slotted
 from rlhf.errors import ModelError, PlanError
 from rlhf.plan import Plan, located
@@ -257,4 +259,15 @@ def test_shipped_plans_are_plans():
     """The demo's plan loads."""
     folder = Path(__file__).parents[2] / "rlhf" / "data"
     for path in folder.glob("*.yaml"):
+        assert Plan.load(path).stages
+
+
+def test_the_plans_that_people_are_shown_are_plans():
+    """The README's own, and those that come with the project."""
+    root = Path(__file__).parents[2]
+    pattern = re.compile(r"```yaml\n(# yaml-language-server.*?)```", re.DOTALL)
+    shown = pattern.findall((root / "README.md").read_text())
+    assert len(shown) == 1
+    assert [s.title for s in Plan(**parse_yaml(shown[0])).stages] == ["sft", "reward", "ppo"]
+    for path in (root / "benchmarks" / "plans").glob("*.yaml"):
         assert Plan.load(path).stages
