@@ -1,3 +1,6 @@
+from .commandline import command_line as command_line
+from .commandline import print_json as print_json
+from .commandline import run_command_line as run_command_line
 from .cost.cost import Cost as Cost
 from .cost.cost import evaluate as evaluate
 from .cost.floor import LowerBound as LowerBound

@@ -12,37 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
-from rich.console import Console
 from rich.table import Table
 
-from hwopt import __version__
+from hwopt.commandline import command_line, err, out, print_json, run_command_line
 from hwopt.errors import HwoptError
 from hwopt.quantities import show
 
-
-class Commands(typer.core.TyperGroup):
-    """The group of commands, with one place where errors become messages and exit codes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except HwoptError as error:
-            err.print(f"error: {error}", markup=False, style="red")
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            err.print("interrupted", style="yellow")
-            raise typer.Exit(130) from error
-
-
-app = typer.Typer(
-    name="hwopt", cls=Commands, no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Performance models of accelerators from traced PyTorch graphs, and co-design search.",
-)  # fmt: skip
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+app = command_line(
+    "hwopt",
+    "Performance models of accelerators from traced PyTorch graphs, and co-design search.",
+)
 
 PIPELINE = "eliminate,canonicalize,fuse,classify,tile"
 """The passes that `hwopt cost` runs unless told otherwise."""
@@ -108,7 +87,7 @@ def trace_command(
         "is_bound": graph.is_bound, "digest": graph.digest,
     }  # fmt: skip
     if json_:
-        _print_json(totals)
+        print_json(totals)
         return
     kinds: dict[str, list[int]] = {}
     for op in graph.ops:
@@ -166,7 +145,7 @@ def cost(
         write_cost_page(result, html)
         err.print(f"wrote {html}")
     if json_:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     elif show_mapping is not None:
         out.print(result.mapping_text(show_mapping), markup=False)
     else:
@@ -186,7 +165,7 @@ def cost_mapping(
 
     result = price_fixed(mapping, load(on), conventions)
     if json_:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         out.print(str(result), markup=False)
 
@@ -222,7 +201,7 @@ def report(
         out.print(comparison_text(study, Study.load(compare)), markup=False)
         return
     if json_:
-        _print_json(study.to_json())
+        print_json(study.to_json())
         return
     out.print(front_text(study), markup=False)
     write_report(study)
@@ -270,7 +249,7 @@ def sensitivity(
         plot(rows, output)
         err.print(f"wrote {output}")
     if json_:
-        _print_json([row.to_json() for row in rows])
+        print_json([row.to_json() for row in rows])
         return
     table = Table("parameter", "value", "latency", "energy", "area", title=f"{model} on {on}")
     for row in rows:
@@ -293,7 +272,7 @@ def validate(
     outcomes = [run(each, data) for each in ([name] if name else comparisons)]
     if json_:
         result = [outcome.to_json() for outcome in outcomes]
-        _print_json(result[0] if name else result)
+        print_json(result[0] if name else result)
         return
     for outcome in outcomes:
         table = Table("metric", "ours", f"baseline: {outcome.baseline_is}", title=outcome.name)
@@ -317,7 +296,7 @@ def list_command(
 
     rows = entries(kind) if kind is not None else [(name, "") for name in KINDS]
     if json_:
-        _print_json([name for name, _ in rows])
+        print_json([name for name, _ in rows])
         return
     for name, about in rows:
         out.print(f"{name:<28} {about}".rstrip(), markup=False)
@@ -336,40 +315,9 @@ def schema(
     err.print(f"wrote {len(schemas())} schemas to {output}")
 
 
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=_plain) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Scalars of numpy and arrays, paths: what json does not know."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"not JSON: {type(value)}")
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
-) -> None:
-    if version:
-        out.print(f"hwopt {__version__}")
-        raise typer.Exit
-
-
 def main() -> None:
     """Entry point: every error becomes one message and an exit code."""
-    sys.exit(run(app))
-
-
-def run(application: typer.Typer, arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code."""
-    try:
-        application(arguments)
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
-    return 0
+    sys.exit(run_command_line(app))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ with the state saved.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.core
 from rich.console import Console
 
-from hwopt import HwoptError, write_json, write_text
+from hwopt import command_line, print_json, run_command_line, write_json, write_text
 from rlhf.errors import PlanError, RunError
 
 if TYPE_CHECKING:
@@ -27,26 +25,10 @@ if TYPE_CHECKING:
     from rlhf.sampling import Sampling
 
 
-class Commands(typer.core.TyperGroup):
-    """The group of commands, with one place where errors become messages and exit codes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except HwoptError as error:
-            err.print(f"error: {error}", markup=False, style="red")
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            err.print("interrupted", style="yellow")
-            raise typer.Exit(130) from error
-
-
-app = typer.Typer(
-    name="rlhf", cls=Commands, no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False,
-    help="RLHF on DeepSpeed, planned with traced graphs: fine-tuning, reward model, PPO.",
-)  # fmt: skip
+app = command_line(
+    "rlhf",
+    "RLHF on DeepSpeed, planned with traced graphs: fine-tuning, reward model, PPO.",
+)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -175,7 +157,7 @@ def profile(plan: PlanFile, json_: Json = False) -> None:
 
     estimate = price(Plan.load(plan))
     if json_:
-        _print_json(estimate.to_json())
+        print_json(estimate.to_json())
     else:
         out.print(estimate.table(), markup=False)
 
@@ -200,7 +182,7 @@ def evaluate(
         sampling=_sampling(run, temperature, tokens, greedy), seed=seed,
     )  # fmt: skip
     if json_:
-        _print_json(result)
+        print_json(result)
     else:
         print_evaluation(result, out)
 
@@ -309,33 +291,9 @@ def _found(hostfile: str | None) -> str | None:
     return None if hostfile is None else str(Path(hostfile).resolve())
 
 
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
-) -> None:
-    if version:
-        from hwopt import __version__
-
-        out.print(f"rlhf {__version__}")
-        raise typer.Exit
-
-
 def main() -> None:
     """Entry point: every error becomes one message and an exit code."""
-    sys.exit(run(app))
-
-
-def run(application: typer.Typer, arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code."""
-    try:
-        application(arguments)
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
-    return 0
+    sys.exit(run_command_line(app))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from hwopt.cli import app, run
+from hwopt.cli import app
+from hwopt.commandline import run_command_line as run
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from hwopt.cli import app, run
+from hwopt.cli import app
+from hwopt.commandline import run_command_line as run
 
 BAD_TEXT = {
     "empty": "",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from hwopt.commandline import run_command_line as run
 from rlhf import launch as launching
-from rlhf.cli import app, run
+from rlhf.cli import app
 from rlhf.errors import DivergedError
 from rlhf.errors import OutOfMemoryError as DoesNotFit
 from rlhf.plan import Plan, plan_schema
