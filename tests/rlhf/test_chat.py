@@ -234,6 +234,7 @@ class Terminal:
         return before
 
 
+@pytest.mark.slow
 def test_at_a_terminal(folder: Path, tmp_path: Path) -> None:
     """Streaming, Ctrl-C in an answer and at the prompt, Ctrl-D, messages kept for next time."""
     terminal = Terminal(folder, tmp_path)

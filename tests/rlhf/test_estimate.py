@@ -204,6 +204,7 @@ def test_nothing_fits(monkeypatch):
     assert not profile(whole, tokenizer_size=300).fits
 
 
+@pytest.mark.slow
 def test_levers_that_help_are_offered(monkeypatch):
     """Needs fall strictly; what is done already, or would not help, is not offered."""
     monkeypatch.setattr(estimate, "show_bytes", str)

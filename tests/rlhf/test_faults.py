@@ -61,6 +61,7 @@ def test_memory_that_runs_out_in_torch(tmp_path):
     assert "fix: predicted: 96.0 MiB" in said
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_python():
     """Not torch's message but MemoryError: the size is unknown, the rest is told."""
     said = starved("layers.append(bytearray(200 * 2**20))")

@@ -107,6 +107,7 @@ def test_a_bug_is_exit_code_1(start):
     assert "Traceback" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_retried(start, monkeypatch):
     """Somebody listens on the port that was free a moment ago: another one is tried, aloud."""
     import socket
@@ -185,6 +186,7 @@ def test_ctrl_c_reaches_each_worker_once_and_lets_it_save(parent):
     assert "stopping at the next safe point" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills(parent):
     """A worker that ignores the first is ended by the second."""
     process = parent({"0": "ignore"})

@@ -55,6 +55,7 @@ def test_a_worker_that_dies_is_named_and_stops_the_others(folder, tmp_path):
     assert not any(psutil.pid_exists(pid) for pid in ranks.values())
 
 
+@pytest.mark.slow
 def test_memory_that_is_too_small_names_phase_need_and_levers(folder, tmp_path):
     """An address space of 6 GB and activations that do not fit: exit code 3."""
     wide = {**LLAMA, "intermediate_size": 200_000}
@@ -106,6 +107,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_saved(folder, tmp_path, small_disk):
     """No room for the next checkpoint: exit code 2, and with room the run goes on to the same
     curve as one that had it from the start.

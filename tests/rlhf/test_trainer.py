@@ -162,6 +162,7 @@ def test_resuming_with_another_number_of_processes(plan_file, whole, tmp_path):
         assert loss == pytest.approx(theirs[step], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_no_experience_is_trained_on_twice(plan_file, tmp_path):
     """DeepSpeed-Chat silently trained on old experience; here every prompt of an epoch is new."""
     from rlhf.data import batch_at
@@ -207,6 +208,7 @@ def test_a_function_as_reward_and_a_mixture_and_an_average(plan_file, tmp_path, 
     assert any(not torch.equal(averaged[name], last[name]) for name in last)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_goes_on(plan_file, whole, tmp_path):
     """Ctrl-C ends with 130 at a safe point, saved; --resume gives the curve of a whole run."""
     run = tmp_path / "run"
