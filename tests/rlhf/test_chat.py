@@ -218,6 +218,8 @@ class Terminal:
         self.shown = ""
 
     def type(self, text: str) -> None:
+        """A moment after the prompt, as people do: a change of the terminal's mode drops the rest."""
+        time.sleep(0.3)
         os.write(self.main, text.encode())
 
     def wait_for(self, text: str, seconds: float = 60.0) -> str:
