@@ -218,7 +218,7 @@ class Terminal:
         self.shown = ""
 
     def type(self, text: str) -> None:
-        """A moment after the prompt, as people do: a change of the terminal's mode drops the rest."""
+        """A moment after the prompt, as people do: a terminal that changes its mode drops input."""
         time.sleep(0.3)
         os.write(self.main, text.encode())
 

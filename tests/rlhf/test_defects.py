@@ -4,6 +4,11 @@ In github.com/deepspeedai/DeepSpeedExamples at 45b4b715, applications/DeepSpeed-
 dschat/rlhf/ppo_trainer.py derives masks from `seq != pad`, decodes Llama greedily, adds the score
 one position behind the response, keeps the value of that position in GAE, and does not whiten;
 dschat/utils/model/reward_model.py ends rows at the first padding id.
+
+Those of its other parts are tested where these parts are: old log-probs with dropout on
+(test_engine.py), class lookup by private names (test_models.py), unequal batches across ranks
+(data/test_split.py), throughput by world size (test_metrics.py), experience that is used again
+(test_trainer.py).
 """
 
 from dataclasses import replace
