@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf.data import batch_at
 from rlhf.metrics import read_metrics, read_samples, series
 from tests.rlhf.plans import (
     OPT,
@@ -162,13 +163,17 @@ def test_resuming_with_another_number_of_processes(plan_file, whole, tmp_path):
         assert loss == pytest.approx(theirs[step], rel=1e-4)
 
 
-@pytest.mark.slow
-def test_no_experience_is_trained_on_twice(plan_file, tmp_path):
-    """DeepSpeed-Chat silently trained on old experience; here every prompt of an epoch is new."""
-    from rlhf.data import batch_at
-
+def test_no_experience_is_trained_on_twice():
+    """DeepSpeed-Chat silently trained on old experience; here an epoch's batches share no row, and
+    an iteration's rows come from its own batch alone.
+    """
     seen = [i for step in range(5) for i in batch_at(40, 8, step, seed=1)]
     assert sorted(seen) == list(range(40))
+
+
+@pytest.mark.slow
+def test_each_iteration_samples_anew(plan_file, tmp_path):
+    """Two iterations of rollouts differ, and none is longer than asked for."""
     run = tmp_path / "run"
     ppo = {**PPO, "steps": 2, "algorithm": {"name": "ppo", "generation_batches": 2}}
     plan = write_plan(tiny_plan(plan_file.parent, ppo), tmp_path / "plan.yaml")
