@@ -14,8 +14,9 @@ from rlhf.metrics import read_metrics, read_samples, series
 from tests.rlhf.plans import command, environment, rlhf, write_plan
 
 ACCURACY = 0.15
-"""The reward model's held-out accuracy rises by at least this: three standard errors of the difference
-of two shares, 0.6 and 0.9, each of 128 pairs. (Where it starts is chance: an untrained head.)"""
+"""The reward model's held-out accuracy rises by at least this: three standard errors of the
+difference of two shares, 0.6 and 0.9, each of 128 pairs. (Where it starts is chance: an untrained
+head.)"""
 REWARD = 0.4
 """So does the policy's mean reward on held-out prompts, in deviations of the reward model's scores
 over the answers that it was trained on."""
