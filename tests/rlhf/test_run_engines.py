@@ -45,7 +45,9 @@ def test_the_stage_of_zero_changes_nothing(folder, plain, tmp_path, engine, proc
     rlhf("train", write_plan(plan, tmp_path / "plan.yaml"), "-o", tmp_path / "run")
     for ours, theirs in zip(curves(tmp_path / "run"), curves(plain), strict=True):
         for name in set(ours) - {"stage", "tokens_computed_over_needed"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=5e-4), name
+            # a share of few tokens: rounding decides for one that is at a bound
+            near = 0.02 if name.endswith("fraction") else 5e-4
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=near), name
 
 
 @pytest.mark.slow
