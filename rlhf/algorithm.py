@@ -129,6 +129,3 @@ class Algorithm(Protocol):
         They are these means, and what is a function of means (a perplexity, a correlation).
         """
         return dict(means)
-
-
-AnyAlgorithm: TypeAlias = Any
