@@ -34,7 +34,7 @@ NATIVE = Conventions()
 TIMELOOP = Conventions("timeloop", strided="bounding", padding="counted")
 ACCELFORGE = Conventions("accelforge", halo="none", strided="bounding", padding="counted")
 ZIGZAG = Conventions("zigzag", halo="none", strided="bounding", padding="counted")
-SCALESIM = Conventions("scalesim", halo="none", edges="padded")
+SCALESIM = Conventions("scalesim", halo="none")
 
 CONVENTIONS: dict[str, Conventions] = {
     c.name: c for c in (NATIVE, TIMELOOP, ACCELFORGE, ZIGZAG, SCALESIM)
