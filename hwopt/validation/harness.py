@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,12 +95,36 @@ def validate(name: str, data: str | Path | None = None) -> Outcome:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file; every named column must be there."""
+    """The rows of a CSV file; every named column must be there, and at least one row."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise FileFormatError("columns are missing", where=str(path), value=missing)
-    return list(reader)
+    rows = list(reader)
+    if not rows:
+        raise FileFormatError("no rows below the header", where=str(path))
+    return rows
+
+
+def number(row: dict[str, str], column: str, where: str, *, least: float = 0.0) -> float:
+    """A cell as a finite number of at least `least`; `where` names file and row in errors."""
+    text = row[column]
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise FileFormatError("not a number that this column may hold", where=f"{where}, {column}",
+                              value=text, allowed=f"a number of at least {least:g}")  # fmt: skip
+    return value
+
+
+def count(row: dict[str, str], column: str, where: str, *, least: int = 1) -> int:
+    """A cell as a whole number of at least `least`."""
+    value = number(row, column, where, least=least)
+    if not value.is_integer():
+        raise FileFormatError("not a whole number", where=f"{where}, {column}", value=row[column])
+    return int(value)
 
 
 def score(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:

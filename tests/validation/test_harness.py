@@ -3,7 +3,7 @@
 import pytest
 
 from hwopt.errors import FileFormatError, PathError, UnknownNameError
-from hwopt.validation.harness import score, validate
+from hwopt.validation.harness import count, number, read_rows, score, validate
 
 
 def test_scores():
@@ -35,3 +35,19 @@ def test_bad_data(tmp_path):
         validate("mac-counts", tmp_path / "x.csv")
     with pytest.raises(UnknownNameError):
         validate("nosuch")
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    """A header alone compares nothing."""
+    (tmp_path / "x.csv").write_text("a,b\n")
+    with pytest.raises(FileFormatError, match="no rows"):
+        read_rows(tmp_path / "x.csv", ("a",))
+
+
+@pytest.mark.parametrize("text", ["", "many", "nan", "inf", "-1", "0", "1.5", None])
+def test_cells_that_are_no_counts(text):
+    """What is not a whole number of at least one is named with its place; numbers may be less."""
+    with pytest.raises(FileFormatError, match=r"x\.csv, row 3, a"):
+        count({"a": text}, "a", "x.csv, row 3")
+    assert count({"a": "7.0"}, "a", "x.csv, row 3") == 7
+    assert number({"a": "0"}, "a", "x.csv, row 3") == 0
