@@ -144,7 +144,9 @@ def cost(
 
         write_cost_page(result, html)
         err.print(f"wrote {html}")
-    if json_:
+    if json_ and show_mapping is not None:
+        print_json(result.mapping_json(show_mapping))
+    elif json_:
         print_json(result.to_json())
     elif show_mapping is not None:
         out.print(result.mapping_text(show_mapping), markup=False)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hwopt.cost.infeasibility import does_not_fit
+from hwopt.cost.naming import find_task
 from hwopt.cost.reference import RowsOf, StageCost, TaskCost, price_table, total
 from hwopt.cost.tables import OpTable, Request, Stage
 from hwopt.cost.tasks import op_table
-from hwopt.errors import HwoptError, InfeasibleError, UnknownNameError
+from hwopt.errors import HwoptError, InfeasibleError
 from hwopt.hardware.accelerator import Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.hardware.table import home, vector_memory
@@ -147,27 +148,28 @@ class Cost:
         return {where: value * stage.count for where, value in moved.items()}
 
     def best(self, operator: str) -> list[tuple[Stage, Best]]:
-        """The stages and mappings that carry out an operator. Raises for an unknown name."""
-        members = self.table_of_tasks.members
-        wanted = members.get(operator, operator)
-        for cost in self.tasks:
-            if cost.task.name == wanted or operator in cost.task.ops:
-                return [
-                    (stage, best)
-                    for stage in (s.stage for s in cost.stages)
-                    if stage.request is not None
-                    and (best := self.mappings[stage.request]) is not None
-                ]
-        near = [cost.task.name for cost in self.tasks if cost.task.macs][:4]
-        raise UnknownNameError(
-            "no such operator", value=operator, allowed=", ".join(near) + ", ..."
-        )
+        """The stages and mappings that carry out an operator, or the one whose name it is part of.
+
+        Raises `UnknownNameError`.
+        """
+        task = find_task(self.table_of_tasks, self.tasks, operator)
+        return [
+            (stage, best)
+            for stage in (s.stage for s in task.stages)
+            if stage.request is not None and (best := self.mappings[stage.request]) is not None
+        ]
 
     def mapping_text(self, operator: str) -> str:
         """The loop nests of an operator, with footprints, and why it is not faster."""
         from hwopt.cost.text import mapping_text
 
         return mapping_text(self, operator)
+
+    def mapping_json(self, operator: str) -> dict[str, Any]:
+        """The same as plain data."""
+        from hwopt.cost.text import mapping_json
+
+        return mapping_json(self, operator)
 
     def frame(self) -> pd.DataFrame:
         """The rows as a pandas frame."""

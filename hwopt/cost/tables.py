@@ -126,12 +126,14 @@ class OpTable:
     """All tasks of a program. `is_bound`: opaque operators make every total a lower bound.
 
     `members`: for each operator of the program that costs something, the task it belongs to.
+    `tensors`: what an operator with one nest reads and writes, in the order of its operands.
     """
 
     name: str
     tasks: tuple[Task, ...]
     members: dict[str, str]
     is_bound: bool = False
+    tensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:

@@ -51,7 +51,13 @@ def op_table(program: Program, bits: dict[OperandRole, int], fusion: str = "grou
         else:
             tasks[key] = builder.task(group)
         members.update(dict.fromkeys(group.ops, tasks[key].name))
-    return OpTable(program.graph.name, tuple(tasks.values()), members, program.graph.is_bound)
+    tensors = {
+        op.name: (*op.reads, *op.writes)
+        for op in program.graph.ops
+        if op.macs and isinstance(op.body, Nest)
+    }
+    graph = program.graph
+    return OpTable(graph.name, tuple(tasks.values()), members, graph.is_bound, tensors)
 
 
 def _groups(program: Program, fusion: str) -> Iterator[Group]:

@@ -8,7 +8,7 @@ import pytest
 from hwopt.cost.cost import evaluate
 from hwopt.cost.infeasibility import DoesNotFitError
 from hwopt.cost.tasks import FUSIONS
-from hwopt.errors import HwoptError, InfeasibleError, UnknownNameError
+from hwopt.errors import HwoptError, InfeasibleError
 from hwopt.hardware.accelerator import Memory
 from hwopt.ir.op import Op, Opaque
 
@@ -189,18 +189,6 @@ def test_answers_as_json_frame_and_text(make):
     assert list(frame["seconds"]) == [row.seconds for row in cost.rows]
     assert "mm" in cost.table()
     assert "of 4 lanes" in cost.table()
-
-
-def test_the_mapping_says_why_it_is_not_faster(make):
-    """A DRAM-bound product: more bandwidth helps, and the text says by how much."""
-    cost = evaluate(make.layer(1, 24, 24), make.machine(dram_bytes_per_s=1e8))
-    text = cost.mapping_text("mm")
-    assert "keep" in text
-    assert "why not faster: bound by DRAM" in text
-    assert "twice the bandwidth of DRAM" in text
-    assert cost.mapping_text("relu") == text  # the group's nest
-    with pytest.raises(UnknownNameError, match="mm"):
-        cost.mapping_text("nothing")
 
 
 @pytest.mark.parametrize(("option", "value"), [("objective", "beauty"), ("fusion", "some")])
