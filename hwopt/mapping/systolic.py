@@ -89,10 +89,6 @@ class SystolicRun:
     analysis: Analysis
     price: Price
 
-    def utilisation(self, lanes: int) -> float:
-        """Share of all PE cycles that multiply."""
-        return self.analysis.points / (self.cycles * lanes)
-
     def mapping_efficiency(self, lanes: int) -> float:
         """Share of the PEs that a fold uses, fill and drain apart."""
         return self.analysis.points / (self.analysis.steps * lanes)
