@@ -130,12 +130,18 @@ def cost(
 ) -> None:  # fmt: skip
     """Price a model on an accelerator: latency, energy, utilisation, traffic, bounds."""
     from hwopt.cost.cost import evaluate
+    from hwopt.cost.infeasibility import DoesNotFitError
     from hwopt.hardware.library import load
 
     accelerator = load(on)
     graph = _trace(model, mode, batch, seq, dtype, unsupported, knobs)
     program = _program(graph, passes, accelerator)
-    result = evaluate(program, accelerator, fusion=fusion, objective=objective)
+    try:
+        result = evaluate(program, accelerator, fusion=fusion, objective=objective)
+    except DoesNotFitError as error:
+        if json_:
+            print_json(error.to_json())
+        raise
     if timeline is not None:
         result.timeline(timeline)
         err.print(f"wrote {timeline}")

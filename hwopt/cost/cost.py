@@ -232,7 +232,7 @@ def evaluate(
     tasks = price_table(table, machine, rows_of, objective)
     for cost in tasks:
         if not math.isfinite(cost.seconds):
-            raise does_not_fit(cost.task, machine, homes_of, reports)
+            raise does_not_fit(table, cost.task, machine, homes_of, reports)
     seconds, joules = total(tasks)
     return Cost(
         program.graph.name, machine, table, tasks, mappings, seconds, joules,

@@ -57,7 +57,7 @@ def lower_bound(
     tasks = price_table(table, machine, _ideal(machine))
     for cost in tasks:
         if not math.isfinite(cost.seconds):
-            raise does_not_fit(cost.task, machine, homes_of, [])
+            raise does_not_fit(table, cost.task, machine, homes_of)
     seconds, joules = total(tasks)
     by_phase: dict[str, tuple[float, float]] = {}
     for cost in tasks:

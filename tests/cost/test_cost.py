@@ -6,9 +6,8 @@ import math
 import pytest
 
 from hwopt.cost.cost import evaluate
-from hwopt.cost.infeasibility import DoesNotFitError
 from hwopt.cost.tasks import FUSIONS
-from hwopt.errors import HwoptError, InfeasibleError
+from hwopt.errors import HwoptError
 from hwopt.hardware.accelerator import Memory
 from hwopt.ir.op import Op, Opaque
 
@@ -159,24 +158,6 @@ def test_opaque_operators_make_a_lower_bound(make):
     assert cost.is_bound
     assert cost.to_json()["is_bound"]
     assert "LOWER BOUND" in cost.table()
-
-
-def test_what_does_not_fit_is_reported(make):
-    """Demand, bound, gap, unit and levers, in one error of exit code 3."""
-    machine = make.machine(buffer_bytes=8.0)
-    with pytest.raises(DoesNotFitError, match="GLB needs 12 B, has 8 B: 4 B missing") as caught:
-        evaluate(make.layer(), machine)
-    (shortage,) = caught.value.shortages
-    assert isinstance(caught.value, InfeasibleError)
-    assert caught.value.exit_code == 3
-    assert shortage.to_json() == {
-        "memory": "GLB", "demand": 12.0, "bound": 8.0, "gap": 4.0, "unit": "bytes",
-        "levers": ["GLB.capacity_bytes of 12 B or more", "a bypass of GLB"],
-    }  # fmt: skip
-    assert evaluate(make.layer(), changed(machine, "GLB", capacity_bytes=12.0)).seconds > 0
-    double = changed(machine, "GLB", capacity_bytes=16.0, double_buffered=True)
-    with pytest.raises(DoesNotFitError, match="without double buffering"):
-        evaluate(make.layer(), double)
 
 
 def test_answers_as_json_frame_and_text(make):

@@ -53,7 +53,7 @@ def test_unknown_names_get_the_nearest(make):
         find(cost, "secnod.mm")
     assert caught.value.allowed.startswith("second.mm")
     for name in ("", "?"):
-        with pytest.raises(UnknownNameError, match="first.mm, second"):
+        with pytest.raises(UnknownNameError, match=r"first\.mm, second"):
             find(cost, name)
 
 
