@@ -22,6 +22,7 @@ from hwopt.hardware.accelerator import (
     Memory,
     OperandRole,
 )  # fmt: skip
+from hwopt.errors import MappingError
 from hwopt.hardware.conventions import Conventions
 from hwopt.ir.access import Access, Affine, Axis
 from hwopt.ir.graph import Graph
@@ -31,6 +32,7 @@ from hwopt.ir.tensor import Tensor
 from hwopt.ir.verify import verify
 from hwopt.mapping.mapping import Keep, Loop, Mapping, Node, Spread
 from hwopt.mapping.problem import Operand, Problem
+from hwopt.mapping.verify import verify_mapping
 from hwopt.ops.builder import Builder, at, names
 from hwopt.ops.lowering import Call
 
@@ -122,8 +124,13 @@ def machines(draw: st.DrawFn) -> Accelerator:
 
 
 @st.composite
-def mappings(draw: st.DrawFn, problem: Problem, accelerator: Accelerator) -> Mapping:
-    """Any legal mapping: loops of any tile size in any order, uneven keeps, bypass, spreads."""
+def mappings(
+    draw: st.DrawFn, problem: Problem, accelerator: Accelerator, *, ordered: bool = False
+) -> Mapping:
+    """Any legal mapping: loops of any tile size in any order, uneven keeps, bypass, spreads.
+
+    `ordered`: all nodes in the machine's order, as conventions without hoisting need it.
+    """
     extent = dict(problem.sizes)
     names = list(extent)
     roles = tuple(role for role in ROLES if role in problem.operand)
@@ -159,7 +166,25 @@ def mappings(draw: st.DrawFn, problem: Problem, accelerator: Accelerator) -> Map
                 loops()
     order = draw(st.permutations(names))
     nodes += [Loop(axis, 1) for axis in order if extent[axis] > 1]
+    for _ in range(0 if ordered else draw(st.integers(0, 6))):
+        nodes = _raised(draw, nodes, problem, accelerator)
     return Mapping(tuple(nodes))
+
+
+def _raised(
+    draw: st.DrawFn, nodes: list[Node], problem: Problem, accelerator: Accelerator
+) -> list[Node]:
+    """One keep (or spread) a few places further out, where that is legal."""
+    number = draw(st.integers(0, len(nodes) - 1))
+    to = draw(st.integers(0, number))
+    if isinstance(nodes[number], Loop):
+        return nodes
+    moved = [*nodes[:to], nodes[number], *nodes[to:number], *nodes[number + 1 :]]
+    try:
+        verify_mapping(problem, Mapping(tuple(moved)), accelerator)
+    except MappingError:
+        return nodes
+    return moved
 
 
 def conventions() -> st.SearchStrategy[Conventions]:
@@ -167,6 +192,7 @@ def conventions() -> st.SearchStrategy[Conventions]:
     return st.builds(
         Conventions,
         name=st.just("random"),
+        fetch=st.sampled_from(("hoisted", "changed", "counted")),
         halo=st.sampled_from(("shift", "none")),
         strided=st.sampled_from(("exact", "bounding")),
         padding=st.sampled_from(("free", "counted")),

@@ -14,8 +14,13 @@ from typing import Literal
 class Conventions:
     """How traffic, cycles and energy of a mapping are counted.
 
-    * `halo`: which part of a sliding window is kept when its tile moves along one composite axis.
-      "shift": the overlap of consecutive tiles, whatever loop moved it; "none": nothing.
+    * `fetch`: when a tile is fetched. "hoisted": at each iteration of the innermost loop that
+      indexes the operand and of all loops outside it, as a compiler places the transfer; "changed":
+      whenever the tile differs from the one before, edges included; "counted": at each iteration of
+      every loop above the keep.
+    * `halo`: which part of a sliding window is kept. "shift": the overlap with the tile before, when
+      the tile moved along one composite axis (hoisted: when the innermost loop that indexes the
+      operand moved it); "none": nothing.
     * `strided`: elements of a strided window that are read: "exact" set, or its "bounding" box.
     * `padding`: whether positions outside the tensor are "free" (never read) or "counted".
     * `first_write`: what the first accumulation of a partial sum reads: "nothing" or "zero"s.
@@ -23,6 +28,7 @@ class Conventions:
     """
 
     name: str = "native"
+    fetch: Literal["hoisted", "changed", "counted"] = "hoisted"
     halo: Literal["shift", "none"] = "shift"
     strided: Literal["exact", "bounding"] = "exact"
     padding: Literal["free", "counted"] = "free"
@@ -31,8 +37,10 @@ class Conventions:
 
 
 NATIVE = Conventions()
-TIMELOOP = Conventions("timeloop", strided="bounding", padding="counted")
-ACCELFORGE = Conventions("accelforge", halo="none", strided="bounding", padding="counted")
+TIMELOOP = Conventions("timeloop", fetch="changed", strided="bounding", padding="counted")
+ACCELFORGE = Conventions(
+    "accelforge", fetch="counted", halo="none", strided="bounding", padding="counted"
+)
 ZIGZAG = Conventions("zigzag", halo="none", strided="bounding", padding="counted")
 SCALESIM = Conventions("scalesim", halo="none")
 

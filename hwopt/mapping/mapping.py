@@ -13,7 +13,9 @@ A mapping is a list of nodes from the outside in, and prints as a loop nest:
 Each `Loop` or `Spread` cuts the current extent of its axis into `ceil(extent / tile)` tiles; the
 last one may be smaller (an edge tile). Below the last node every axis has extent 1. A `Keep` may
 list some operands only, and a memory may have several `Keep` nodes at different depths (an uneven
-mapping); an operand without a `Keep` in a memory bypasses it.
+mapping); an operand without a `Keep` in a memory bypasses it. Keeps of one operand follow the
+machine's order; those of different operands may stand in any order: `keep weight in spad` above
+`for p` and `keep input in GLB` leaves the weights in the scratchpads while input tiles come and go.
 """
 
 from __future__ import annotations
@@ -70,6 +72,16 @@ class Mapping:
     """The nodes, outermost first. `mapping.verify` checks them against a problem and a machine."""
 
     nodes: tuple[Node, ...]
+
+    def walked(self, sizes: dict[str, int]) -> Mapping:
+        """The same without the loops and spreads that take a single tile."""
+        extent, nodes = dict(sizes), list[Node]()
+        for node in self.nodes:
+            if isinstance(node, Keep) or node.tile < extent[node.axis]:
+                nodes.append(node)
+            if not isinstance(node, Keep):
+                extent[node.axis] = min(extent[node.axis], node.tile)
+        return Mapping(tuple(nodes))
 
     def __str__(self) -> str:
         lines, depth = [], 0

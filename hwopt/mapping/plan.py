@@ -191,6 +191,7 @@ class _Builder:
     problem: Problem
     nodes: tuple[Node, ...]
     conventions: Conventions
+    copies: dict[str, frozenset[str]]
     factors: dict[Factor, int] = field(default_factory=dict)
     terms: dict[Term, int] = field(default_factory=dict)
 
@@ -201,12 +202,21 @@ class _Builder:
         return self.terms.setdefault(Term(tuple(sorted(factors)), whole), len(self.terms))
 
     def slots(self, axis: str, child: int) -> tuple[int, ...]:
-        """Nodes above `child` that cut an axis."""
-        return tuple(
-            number
-            for number, node in enumerate(self.nodes[:child])
-            if not isinstance(node, KeepNode) and node.axis == axis
-        )
+        """Nodes that cut an axis above `child`, and below it as far as copies of its memory do."""
+        above, own = self.above(child), list[int]()
+        last = child
+        for number, node in enumerate(self.nodes):
+            if not isinstance(node, KeepNode) and node.axis == axis:
+                own.append(number)
+                if isinstance(node, SpreadNode) and node.fanout in above:
+                    last = max(last, number + 1)
+        return tuple(number for number in own if number < last)
+
+    def above(self, child: int) -> frozenset[str]:
+        """Fan-outs above the memory of a keep (all, for the compute units)."""
+        if child == len(self.nodes):
+            return frozenset(n.fanout for n in self.nodes if isinstance(n, SpreadNode))
+        return self.copies[_memory(self.nodes[child])]
 
     def product(
         self, groups: tuple[Group, ...], child: int, kind: Kind, world: _World
@@ -234,24 +244,29 @@ Kind: TypeAlias = Callable[[int, Relevance], int]
 
 
 def _spatial(
-    build: _Builder, role: OperandRole, parent: int, world: _World, *, merged: bool
+    build: _Builder, role: OperandRole, parent: int, child: int, world: _World, *, merged: bool
 ) -> Kind:
     """Kinds of spatial slots on a link: `merged` as the parent sees them, else every copy."""
+    outer, inner = build.above(parent), build.above(child)
 
     def kind(number: int, way: Relevance) -> int:
         node = build.nodes[number]
         assert isinstance(node, SpreadNode)
         if node.fanout in world.solo:
             return ORIGIN
-        if number < parent or not merged:
+        if node.fanout not in inner:
+            return _POOLED[way]
+        if node.fanout in outer or not merged:
             return COPIES
         if role == "output":
             return ORIGIN if way == "none" and node.reduces else COPIES
-        if role not in node.multicast:
-            return COPIES
-        return {"none": ORIGIN, "plain": COPIES, "shared": UNION}[way]
+        return _POOLED[way] if role in node.multicast else COPIES
 
     return kind
+
+
+_POOLED: dict[Relevance, int] = {"none": ORIGIN, "plain": COPIES, "shared": UNION}
+"""Kind of a spread whose copies want a tile together."""
 
 
 def _entries(
@@ -259,30 +274,64 @@ def _entries(
 ) -> Form:
     """Elements that enter the keep at node `child` (the compute units when it is the last)."""
     groups = groups_of(operand, build.problem, build.conventions)
-    spatial = _spatial(build, operand.role, parent, world, merged=merged)
-    leaf = child == len(build.nodes)
+    spatial = _spatial(build, operand.role, parent, child, world, merged=merged)
+    leaf, fetch = child == len(build.nodes), build.conventions.fetch
     loops = [n for n in range(child) if isinstance(build.nodes[n], LoopNode)]
+    inner = max((n for n in loops if build.nodes[n].axis in operand.access.axes), default=-1)
+    if leaf or fetch == "counted":
+        inner = child
+
+    def hoisted(at_inner: int) -> Kind:
+        def kind(number: int, way: Relevance) -> int:
+            if isinstance(build.nodes[number], SpreadNode):
+                return spatial(number, way)
+            if number == inner:
+                return at_inner
+            return BEFORE if number < inner else ORIGIN
+
+        return kind
 
     def at(advancing: int) -> Kind:
         def kind(number: int, way: Relevance) -> int:
             if isinstance(build.nodes[number], SpreadNode):
                 return spatial(number, way)
-            if leaf or number < advancing:
+            if number >= child:
+                return ORIGIN
+            if number < advancing:
                 return BEFORE
             return ADVANCE if number == advancing else AFTER
 
         return kind
 
-    form = {build.term(build.product(groups, child, at(-1), world), whole=True): 1}
-    if not leaf:
-        for advancing in loops:
-            term = build.term(build.product(groups, child, at(advancing), world), whole=False)
-            form[term] = form.get(term, 0) + 1
-    return form
+    def whole(kind: Kind) -> int:
+        return build.term(build.product(groups, child, kind, world), whole=True)
+
+    def moved(kind: Kind) -> int:
+        return build.term(build.product(groups, child, kind, world), whole=False)
+
+    if fetch == "changed" and not leaf:
+        return _add(({whole(at(-1)): 1}, 1), *(({moved(at(loop)): 1}, 1) for loop in loops))
+    if _slides(build, groups, inner, child):
+        return _add(({whole(hoisted(ORIGIN)): 1}, 1), ({moved(hoisted(ADVANCE)): 1}, 1))
+    return {whole(hoisted(BEFORE)): 1}
+
+
+def _slides(build: _Builder, groups: tuple[Group, ...], inner: int, child: int) -> bool:
+    """Whether steps of the innermost fetch loop find part of the new tile in place."""
+    if build.conventions.halo == "none" or not 0 <= inner < child:
+        return False
+    group = next(group for group in groups if _axis(build.nodes[inner]) in group.axes)
+    above = build.above(child)
+    pooled = any(
+        isinstance(node, SpreadNode) and node.fanout not in above and node.axis in group.axes
+        for node in build.nodes[:child]
+    )
+    return not group.plain and not pooled
 
 
 def _distinct(build: _Builder, operand: Operand, keep: int, world: _World) -> Form:
     """Elements that an operand's outermost keep ever holds, in each of its copies."""
+    above = build.above(keep)
 
     def kind(number: int, way: Relevance) -> int:
         node = build.nodes[number]
@@ -291,9 +340,7 @@ def _distinct(build: _Builder, operand: Operand, keep: int, world: _World) -> Fo
         assert isinstance(node, SpreadNode)
         if node.fanout in world.solo:
             return ORIGIN
-        if number < keep:
-            return COPIES
-        return {"none": ORIGIN, "plain": COPIES, "shared": UNION}[way]
+        return COPIES if node.fanout in above else _POOLED[way]
 
     groups = groups_of(operand, build.problem, build.conventions)
     return {build.term(build.product(groups, len(build.nodes), kind, world), whole=True): 1}
@@ -351,8 +398,8 @@ def make_plan(
     resident: tuple[tuple[OperandRole, str], ...] = (),
 ) -> Plan:
     """The plan of all mappings of one structure; `copies` as `above` gives them."""
-    build = _Builder(problem, nodes, conventions)
     stays, solo_of = dict(resident), dict(copies)
+    build = _Builder(problem, nodes, conventions, solo_of)
     columns: dict[Column, Form] = {}
     footprints: dict[tuple[str, OperandRole], tuple[int, ...] | int] = {}
     for role in (role for role in ROLES if role in problem.operand):
@@ -362,7 +409,7 @@ def make_plan(
             memory = next(n for n in keeps if _memory(nodes[n]) == stays[role])
             keeps = keeps[keeps.index(memory) :]
         for world in dict.fromkeys([_World(), *(_World(s, not s) for s in solo_of.values())]):
-            outer = [n for n in keeps if solo_of[_memory(nodes[n])] < world.solo]
+            outer = [n for n in keeps if not solo_of[_memory(nodes[n])] >= world.solo]
             start = keeps.index(outer[-1]) if outer else 0
             for (memory_name, way), form in _flows(build, operand, keeps[start:], world).items():
                 if not world.solo:
@@ -388,13 +435,26 @@ def make_plan(
 
 
 def _footprint(build: _Builder, operand: Operand, keep: int) -> tuple[int, ...]:
-    """Factors whose largest tiles multiply to the operand's footprint."""
+    """Factors whose largest tiles multiply to the operand's footprint: those of the first indices
+    where tiles only shrink, the largest of all where padding may cut the first.
+    """
     groups = groups_of(operand, build.problem, build.conventions)
+    above = build.above(keep)
 
-    def kind(number: int, _: Relevance) -> int:
-        return BEFORE if isinstance(build.nodes[number], LoopNode) else COPIES
+    def kind(number: int, way: Relevance) -> int:
+        node = build.nodes[number]
+        if isinstance(node, SpreadNode) and node.fanout not in above:
+            return _POOLED[way]
+        if way == "plain" or number >= keep:
+            return ORIGIN
+        return BEFORE if isinstance(node, LoopNode) else COPIES
 
     return tuple(build.product(groups, keep, kind, _World())[: len(groups)])
+
+
+def _axis(node: Node) -> str:
+    assert not isinstance(node, KeepNode)
+    return node.axis
 
 
 def _memory(node: Node) -> str:

@@ -4,21 +4,28 @@ Time. The temporal loops, in the order of the nodes, count like an odometer. All
 machine walk in lockstep: a copy whose (edge) tile has no part at the present indices idles and
 keeps what it holds. A step is one reading of the odometer at which some compute unit works.
 
-Tiles. At a keep, the tile of an operand is the set of its elements that the indices of the nodes
-above it leave reachable. Sets are exact: holes between strided positions are not in them
-(`strided="bounding"`: the bounding box of what is read is), positions outside the tensor are not
-in them (`padding="counted"`: they are), edge tiles are smaller (`edges="padded"`: every axis is
-first grown until all its tiles are full, and the tensors with it).
+Tiles. At a keep, the tile of an operand is the set of its elements that stay reachable when the
+indices of the loops above it, and of all spreads over the fan-outs above its memory, are fixed:
+a memory above a fan-out holds what all copies below it need together, wherever the keep stands.
+Sets are exact: holes between strided positions are not in them (`strided="bounding"`: the bounding
+box of what each copy reads is), positions outside the tensor are not in them (`padding="counted"`:
+they are), edge tiles are smaller (`edges="padded"`: every axis is first grown until all its tiles
+are full, and the tensors with it).
 
-Moves. A *composite axis* of an operand is a class of axes that share a tensor dimension (`p` and
-`r` of a convolution's input). When the tile at a keep changes from one working step to the next,
-compare its sets of indices along the composite axes: if several changed, the whole new tile is
-fetched; if exactly one did, only the elements that the old tile lacks (`halo="none"`: the whole
-tile); if none, nothing. Data comes from the nearest outer keep of the operand: it is written into
-every copy that fetches it, and read above once for all copies, below one copy of that outer
-memory, that fetch the same element in the same step, as far as the fan-outs between them multicast
-it (over dimensions of a fan-out that does not, each copy reads for itself). The compute units read
-their operands at every step from the innermost keep, in the same way; padding is never read.
+Moves. Of the loops above a keep that take more than one trip, the innermost that indexes the
+operand, and all outside it, are its *fetch loops*: each of their iterations fetches the tile anew;
+loops inside them do not touch it. A *composite axis* of an operand is a class of axes that share a
+tensor dimension (`p` and `r` of a convolution's input). When the innermost fetch loop steps on, only
+the elements that the tile before lacks are fetched; when an outer one does, or where a fan-out
+below the memory spreads that composite axis above the keep, the whole tile is. (`halo="none"`:
+always the whole tile. `fetch="counted"`: all loops above the keep are fetch loops, and the whole
+tile is fetched. `fetch="changed"`: the tile is fetched when its sets along the composite axes
+differ from those of the step before; if exactly one differs, only the elements that the old tile
+lacks.) Data comes from the nearest outer keep of the operand: it is written into every copy that
+fetches it, and read above once for all copies, below one copy of that outer memory, that fetch the
+same element in the same step, as far as the fan-outs between them multicast it (over dimensions of
+a fan-out that does not, each copy reads for itself). The compute units read their operands at every
+step from the innermost keep, in the same way; padding is never read.
 
 Outputs. Each entry of an element into a keep (as above) later leaves it again: it is read there in
 every copy and written to the outer keep. A fan-out that `reduces` adds up, on the way, copies that
@@ -58,8 +65,8 @@ from hwopt.mapping.mapping import Keep, Loop, Mapping, Spread
 from hwopt.mapping.problem import Operand, Problem
 from hwopt.mapping.verify import verify_mapping
 
-Ranges = dict[str, tuple[int, int]]
-"""Start and extent of the current tile along each axis."""
+Pieces = dict[str, list[tuple[int, int]]]
+"""Start and extent of the parts of each axis that the current tile reaches."""
 Element = tuple[int, ...]
 """Indices along the dimensions of one composite axis."""
 Item = tuple[Element, ...]
@@ -167,9 +174,10 @@ class _Walk:
         found: frozenset[str] = frozenset()
         for level in accelerator.levels:
             if isinstance(level, Fanout):
-                found |= {level.name} if level.size > 1 else set()
+                found |= {level.name}
             else:
                 self.above[level.name] = found
+        self.every = found
         self.limits: dict[int, int] = {}
         extent = dict(problem.sizes)
         for number, node in enumerate(self.nodes):
@@ -177,11 +185,16 @@ class _Walk:
                 self.limits[number] = -(-extent[node.axis] // node.tile)
                 extent[node.axis] = min(extent[node.axis], node.tile)
 
+    def above_of(self, stop: _Stop) -> frozenset[str]:
+        """Fan-outs above a stop's memory (all, for the compute units)."""
+        return self.every if stop.memory is None else self.above[stop.memory]
+
     def run(self, solo: frozenset[str], conventions: Conventions) -> _Counts:
         """Walk with only copy 0 of the fan-outs in `solo`."""
         counts = _Counts()
         for times in self.times():
-            if self.ranges(times, dict.fromkeys(self.spreads, 0), len(self.nodes)) is not None:
+            copy = dict.fromkeys(self.spreads, 0)
+            if self.pieces(times, copy, _Stop(len(self.nodes), None)) is not None:
                 counts.steps += 1
         for operand in self.problem.operands:
             _Operand(self, operand, solo, conventions, counts).walk()
@@ -192,20 +205,36 @@ class _Walk:
         for indices in itertools.product(*limits):
             yield dict(zip(self.loops, indices, strict=True))
 
-    def ranges(self, times: dict[int, int], copy: dict[int, int], end: int) -> Ranges | None:
-        """The tile that the first `end` nodes leave, None where it is empty."""
-        ranges = {axis.name: (0, axis.size) for axis in self.problem.axes}
-        for number, node in enumerate(self.nodes[:end]):
+    def pieces(self, times: dict[int, int], copy: dict[int, int], stop: _Stop) -> Pieces | None:
+        """Start and extent of the parts of each axis that a copy of a stop's memory reaches; None
+        where it reaches none.
+        """
+        above = self.above_of(stop)
+        found: Pieces = {axis.name: [(0, axis.size)] for axis in self.problem.axes}
+        for number, node in enumerate(self.nodes):
             if isinstance(node, Keep):
                 continue
-            index = times[number] if isinstance(node, Loop) else copy[number]
-            start, extent = ranges[node.axis]
-            if index * node.tile >= extent:
-                return None
-            ranges[node.axis] = (
-                start + index * node.tile, min(node.tile, extent - index * node.tile)
-            )  # fmt: skip
-        return ranges
+            if isinstance(node, Spread):
+                mine = node.fanout in above
+                if not mine and number > stop.node:
+                    continue
+                indices = [copy[number]] if mine else list(range(self.limits[number]))
+            elif number < stop.node:
+                indices = [times[number]]
+            elif any(
+                isinstance(later, Spread) and later.fanout in above and later.axis == node.axis
+                for later in self.nodes[number:]
+            ):
+                indices = [0]  # whether the copy has a part at all shows at the first index
+            else:
+                continue
+            found[node.axis] = [
+                (start + i * node.tile, min(node.tile, extent - i * node.tile))
+                for start, extent in found[node.axis]
+                for i in indices
+                if i * node.tile < extent
+            ]
+        return found if all(found.values()) else None
 
 
 class _Operand:
@@ -228,9 +257,10 @@ class _Operand:
         if operand.role in walk.resident:
             while stops[0].memory != walk.resident[operand.role]:
                 stops.pop(0)
-        outer = [n for n, stop in enumerate(stops) if walk.above[str(stop.memory)] < solo]
+        outer = [n for n, stop in enumerate(stops) if not walk.above[str(stop.memory)] >= solo]
         self.stops = [*stops[outer[-1] if outer else 0 :], _Stop(len(walk.nodes), None)]
-        self.cache: dict[tuple[int, tuple[tuple[int, int], ...]], frozenset[Element]] = {}
+        self.cache: dict[tuple[int, tuple[tuple[tuple[int, int], ...], ...]], frozenset[Element]]
+        self.cache = {}
         self.held: dict[tuple[int, tuple[int, ...]], list[frozenset[Element]]] = {}
         self.fresh: dict[tuple[int, tuple[int, ...]], set[Item]] = defaultdict(set)
         self.valued: dict[tuple[int, ...], set[Item]] = defaultdict(set)
@@ -246,20 +276,23 @@ class _Operand:
                 parts.append((names, [d for part in joined for d in part[1]] + [dim]))
         return [(tuple(sorted(names)), sorted(dims)) for names, dims in parts]
 
-    def _set(self, number: int, ranges: Ranges) -> frozenset[Element]:
+    def _set(self, number: int, pieces: Pieces) -> frozenset[Element]:
         """Indices of one composite axis that a tile reaches."""
         axes, dims = self.parts[number]
-        key = number, tuple(ranges[axis] for axis in axes)
+        key = number, tuple(tuple(pieces[axis]) for axis in axes)
         if key not in self.cache:
-            self.cache[key] = frozenset(self._elements(axes, dims, ranges))
+            boxes = itertools.product(*(pieces[axis] for axis in axes))
+            self.cache[key] = frozenset(
+                element for box in boxes for element in self._elements(axes, dims, box)
+            )
         return self.cache[key]
 
     def _elements(
-        self, axes: tuple[str, ...], dims: list[int], ranges: Ranges
+        self, axes: tuple[str, ...], dims: list[int], box: tuple[tuple[int, int], ...]
     ) -> Iterator[Element]:
         index = [self.operand.access.index[dim] for dim in dims]
         shape = [self.operand.shape[dim] for dim in dims]
-        spans = [range(ranges[a][0], ranges[a][0] + ranges[a][1]) for a in axes]
+        spans = [range(start, start + extent) for start, extent in box]
         points = [
             tuple(_value(affine, dict(zip(axes, point, strict=True))) for affine in index)
             for point in itertools.product(*spans)
@@ -273,14 +306,17 @@ class _Operand:
             if inside or self.conventions.padding == "counted":
                 yield point
 
-    def _copies(self, end: int) -> Iterator[dict[int, int]]:
-        """Copies of the machine as far as the spreads above node `end` tell them apart."""
-        spreads = [n for n in self.machine.spreads if n < end]
-        ranges = []
-        for number in spreads:
+    def _copies(self, stop: _Stop) -> Iterator[dict[int, int]]:
+        """Copies of a stop's memory."""
+        above = self.machine.above_of(stop)
+        spreads, ranges = [], []
+        for number in self.machine.spreads:
             node = self.machine.nodes[number]
             assert isinstance(node, Spread)
-            ranges.append(range(1 if node.fanout in self.solo else self.machine.limits[number]))
+            if node.fanout in above:
+                spreads.append(number)
+                one = node.fanout in self.solo
+                ranges.append(range(1 if one else self.machine.limits[number]))
         for indices in itertools.product(*ranges):
             yield dict(zip(spreads, indices, strict=True))
 
@@ -289,9 +325,9 @@ class _Operand:
         first = self.stops[0]
         for times in self.machine.times():
             if first.memory is not None and self._starts(times, first):
-                for copy in self._copies(first.node):
-                    if (ranges := self.machine.ranges(times, copy, first.node)) is not None:
-                        self._tile(first, ranges)
+                for copy in self._copies(first):
+                    if (pieces := self.machine.pieces(times, copy, first)) is not None:
+                        self._tile(first, pieces)
             for parent, child in itertools.pairwise(self.stops):
                 if self._starts(times, child):
                     self._link(parent, child, times)
@@ -300,9 +336,9 @@ class _Operand:
         """A tile can change only where all loops below its keep are at their start."""
         return not any(times[n] for n in self.machine.loops if n >= stop.node)
 
-    def _tile(self, stop: _Stop, ranges: Ranges) -> list[frozenset[Element]]:
+    def _tile(self, stop: _Stop, pieces: Pieces) -> list[frozenset[Element]]:
         """The tile at a stop, as a set per composite axis; its size is noted."""
-        sets = [self._set(n, ranges) for n in range(len(self.parts))]
+        sets = [self._set(n, pieces) for n in range(len(self.parts))]
         if stop.memory is not None:
             key = stop.memory, self.operand.role
             self.counts.largest[key] = max(self.counts.largest[key], math.prod(map(len, sets)))
@@ -311,14 +347,15 @@ class _Operand:
     def _link(self, parent: _Stop, child: _Stop, times: dict[int, int]) -> None:
         """What the copies of `child` fetch from `parent` at this reading, merged as it may be."""
         requests: dict[tuple[int, ...], list[tuple[dict[int, int], set[Item]]]] = defaultdict(list)
-        for copy in self._copies(child.node):
-            if (ranges := self.machine.ranges(times, copy, child.node)) is None:
+        above = self.machine.above_of(parent)
+        for copy in self._copies(child):
+            if (pieces := self.machine.pieces(times, copy, child)) is None:
                 continue
-            if fetched := self._fetch(child, copy, self._tile(child, ranges)):
-                key = tuple(i for n, i in copy.items() if not self._merges(n, parent))
+            if fetched := self._fetch(child, copy, times, self._tile(child, pieces)):
+                key = tuple(i for n, i in copy.items() if not self._merges(n, above))
                 requests[key].append((copy, fetched))
         for copies in requests.values():
-            outer = tuple(i for n, i in copies[0][0].items() if n < parent.node)
+            outer = tuple(i for n, i in copies[0][0].items() if self._fanout(n).name in above)
             if self.operand.role == "output":
                 self._enter(parent, child, outer, copies)
             else:
@@ -326,22 +363,36 @@ class _Operand:
                 self._count(self.counts.reads, parent, len(together))
                 self._count(self.counts.writes, child, sum(len(f) for _, f in copies))
 
-    def _merges(self, number: int, parent: _Stop) -> bool:
-        """Whether copies along one spread are served together by an outer keep."""
+    def _fanout(self, number: int) -> Fanout:
         node = self.machine.nodes[number]
         assert isinstance(node, Spread)
-        fanout = self.machine.fanouts[node.fanout]
-        if number < parent.node:
+        return self.machine.fanouts[node.fanout]
+
+    def _merges(self, number: int, above: frozenset[str]) -> bool:
+        """Whether copies along one spread are served together by a memory below `above`."""
+        node, fanout = self.machine.nodes[number], self._fanout(number)
+        assert isinstance(node, Spread)
+        if fanout.name in above:
             return False
         if self.operand.role == "output":
             return fanout.reduces and node.axis not in self.axes
         return self.operand.role in fanout.multicast
 
     def _fetch(
-        self, child: _Stop, copy: dict[int, int], sets: list[frozenset[Element]]
-    ) -> set[Item]:
+        self, child: _Stop, copy: dict[int, int], times: dict[int, int],
+        sets: list[frozenset[Element]],
+    ) -> set[Item]:  # fmt: skip
         """Elements of the new tile that one copy takes in."""
-        if child.memory is not None:
+        if child.memory is not None and self.conventions.fetch == "hoisted":
+            walked = [
+                n for n in self.machine.loops if n < child.node and self.machine.limits[n] > 1
+            ]
+            inner = max((n for n in walked if self._axis(n) in self.axes), default=-1)
+            if any(times[n] for n in walked if n > inner):
+                return set()
+            if inner >= 0 and times[inner] and self.conventions.halo == "shift":
+                sets = self._slid(child, copy, times, inner, sets)
+        elif child.memory is not None and self.conventions.fetch == "changed":
             key = child.node, tuple(copy.values())
             old, self.held[key] = self.held.get(key), sets
             if old is not None:
@@ -352,6 +403,28 @@ class _Operand:
                     sets = list(sets)
                     sets[changed[0]] = sets[changed[0]] - old[changed[0]]
         return set(itertools.product(*sets))
+
+    def _axis(self, number: int) -> str:
+        node = self.machine.nodes[number]
+        assert not isinstance(node, Keep)
+        return node.axis
+
+    def _slid(
+        self, child: _Stop, copy: dict[int, int], times: dict[int, int], inner: int,
+        sets: list[frozenset[Element]],
+    ) -> list[frozenset[Element]]:  # fmt: skip
+        """The sets without what the tile one step of loop `inner` before had."""
+        number = next(n for n, part in enumerate(self.parts) if self._axis(inner) in part[0])
+        above = self.machine.above_of(child)
+        for n in self.machine.spreads:
+            if n < child.node and self._fanout(n).name not in above:
+                if self._axis(n) in self.parts[number][0] and self.machine.limits[n] > 1:
+                    return sets
+        before = self.machine.pieces({**times, inner: times[inner] - 1}, copy, child)
+        assert before is not None, "earlier tiles are no smaller"
+        sets = list(sets)
+        sets[number] = sets[number] - self._set(number, before)
+        return sets
 
     def _enter(
         self, parent: _Stop, child: _Stop, outer: tuple[int, ...],

@@ -270,7 +270,6 @@ def shared_sum(  # noqa: C901 - one compiled odometer
                     spans, 0, coefficients, offsets, shape, low, strides, clip, bounding,
                     stamp, seen, held, point, ends, new,
                 )  # fmt: skip
-                largest = max(largest, size)
                 if changed and before == size:
                     changed = False
                     for n in range(size):
@@ -290,6 +289,7 @@ def shared_sum(  # noqa: C901 - one compiled odometer
                         marks[c] |= 5
             if not _next(kinds, slots, radix, index, True):
                 break
+        largest = max(largest, touched)
         for n in range(touched):
             mark = marks[listed[n]]
             wanted += 1

@@ -16,12 +16,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hwopt.errors import SizeError
+from hwopt.errors import MappingError, SizeError
 from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.access import MAX_COUNT, Axis
 from hwopt.mapping.analysis import Analysis, Flow, row_columns
-from hwopt.mapping.mapping import Keep, Mapping
+from hwopt.mapping.mapping import Keep, Loop, Mapping
 from hwopt.mapping.plan import Factor, Group, Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.sums import plain_batch, shared_batch
@@ -48,11 +48,29 @@ def analyse(
     verify_mapping(problem, mapping, accelerator)
     check_size(problem)
     stays = tuple(sorted((resident or {}).items()))
+    _check_order(mapping, accelerator, conventions)
+    mapping = mapping.walked(problem.sizes)
     plan = make_plan(
         problem, structure(mapping, accelerator), above(accelerator), conventions, stays
     )
     tiles = tuple(1 if isinstance(node, Keep) else node.tile for node in mapping.nodes)
     return fill(plan, problem, tiles, accelerator, conventions)
+
+
+def _check_order(mapping: Mapping, accelerator: Accelerator, conventions: Conventions) -> None:
+    """Conventions without hoisting know only keeps and spreads in the machine's order."""
+    order = {level.name: number for number, level in enumerate(accelerator.levels)}
+    depth = 0
+    for node in mapping.nodes:
+        if isinstance(node, Loop):
+            continue
+        here = order[node.memory if isinstance(node, Keep) else node.fanout]
+        if here < depth and conventions.fetch != "hoisted":
+            raise MappingError(
+                "these conventions need all nodes in the machine's order", where=conventions.name,
+                value=str(node),
+            )  # fmt: skip
+        depth = max(depth, here)
 
 
 def check_size(problem: Problem) -> None:
@@ -94,7 +112,9 @@ def fill(
             if isinstance(size, tuple):
                 product = 1
                 for number in size:
-                    product *= values[number][3]
+                    group = plan.factors[number].group
+                    assert group is not None, "footprints are of what an operand is indexed by"
+                    product *= values[number][0 if group.plain else 3]
                 size = product
             flows[memory.name][role] = Flow(size, **counts)
     bits = {role: problem.operand[role].bits for role in roles}

@@ -1,8 +1,9 @@
 """Whether a mapping is legal for a problem and a machine.
 
-Rules: it begins by keeping every operand in the outermost memory; memories follow the machine's
-order, and every `Spread` stands between the memories above and below its fan-out; a memory keeps
-an operand at most once, only one it may hold, and skips only one it may skip; tiles are positive
+Rules: it begins by keeping every operand in the outermost memory; the keeps of one operand follow
+the machine's order, and so do the spreads of one axis; a `Spread` of an axis stands above the keeps,
+in memories below its fan-out, of operands that the axis indexes; a memory keeps an operand at most
+once, only one it may hold, and skips only one it may skip; tiles are positive
 and an axis may be spread only where the fan-out lets it; the copies in use do not exceed the
 fan-out; the nodes cut every axis down to 1; sequential axes are walked in time, outermost, in
 order. Capacities are not checked here: a price does that.
@@ -23,12 +24,13 @@ def verify_mapping(problem: Problem, mapping: Mapping, accelerator: Accelerator)
     _verify_top(mapping, accelerator, roles)
     extent = dict(problem.sizes)
     used: dict[tuple[str, str], int] = {}
-    depth, kept = 0, set[tuple[str, OperandRole]]()
+    depths: dict[str, int] = {}
+    kept = set[tuple[str, OperandRole]]()
     waiting = list(problem.sequential)
     for number, node in enumerate(mapping.nodes):
         where = f"node {number}: {node}"
         if isinstance(node, Keep):
-            depth = _verify_keep(node, accelerator, order, depth, where)
+            _verify_keep(node, accelerator, order, depths, where)
             for role in node.roles:
                 if role not in problem.operand:
                     raise MappingError("the problem has no such operand", where=where, value=role)
@@ -46,7 +48,9 @@ def verify_mapping(problem: Problem, mapping: Mapping, accelerator: Accelerator)
         if count > 1:
             waiting = _verify_sequential(node, waiting, problem.sequential, extent, where)
         if isinstance(node, Spread):
-            depth = _verify_spread(node, accelerator, order, depth, where)
+            _verify_spread(node, accelerator, order, depths, where)
+            if count > 1:
+                _verify_above(node, problem, order, depths, where)
             key = (node.fanout, node.dim)
             used[key] = used.get(key, 1) * count
         extent[node.axis] = min(extent[node.axis], node.tile)
@@ -68,28 +72,30 @@ def _verify_top(mapping: Mapping, accelerator: Accelerator, roles: tuple[Operand
 
 
 def _verify_keep(
-    node: Keep, accelerator: Accelerator, order: dict[str, int], depth: int, where: str
-) -> int:
+    node: Keep, accelerator: Accelerator, order: dict[str, int], depths: dict[str, int], where: str
+) -> None:
     level = accelerator.level(node.memory) if node.memory in order else None
     if not isinstance(level, Memory):
         raise MappingError("no such memory", where=where, value=node.memory)
-    if order[node.memory] < depth:
-        raise MappingError("memories must follow the machine's order", where=where)
+    if any(order[node.memory] < depths.get(role, 0) for role in node.roles):
+        raise MappingError("keeps of an operand must follow the machine's order", where=where)
     if not node.roles or any(role not in level.keeps for role in node.roles):
         raise MappingError(
             "the memory does not hold this operand", where=where, allowed=", ".join(level.keeps)
         )
-    return order[node.memory]
+    depths.update(dict.fromkeys(node.roles, order[node.memory]))
 
 
 def _verify_spread(
-    node: Spread, accelerator: Accelerator, order: dict[str, int], depth: int, where: str
-) -> int:
+    node: Spread, accelerator: Accelerator, order: dict[str, int], depths: dict[str, int],
+    where: str,
+) -> None:  # fmt: skip
     level = accelerator.level(node.fanout) if node.fanout in order else None
     if not isinstance(level, Fanout):
         raise MappingError("no such fan-out", where=where, value=node.fanout)
-    if order[node.fanout] < depth:
-        raise MappingError("levels must follow the machine's order", where=where)
+    if order[node.fanout] < depths.get(f"axis {node.axis}", 0):
+        raise MappingError("spreads of an axis must follow the machine's order", where=where)
+    depths[f"axis {node.axis}"] = order[node.fanout]
     dim = next((dim for dim in level.dims if dim.name == node.dim), None)
     if dim is None:
         raise MappingError("no such dimension of the fan-out", where=where, value=node.dim)
@@ -97,7 +103,18 @@ def _verify_spread(
         raise MappingError(
             "the axis may not be spread here", where=where, allowed=", ".join(dim.axes)
         )
-    return order[node.fanout]
+
+
+def _verify_above(
+    node: Spread, problem: Problem, order: dict[str, int], depths: dict[str, int], where: str
+) -> None:
+    """What stands below a fan-out and is indexed by an axis holds its own part of a spread."""
+    for role, operand in problem.operand.items():
+        if node.axis in operand.access.axes and depths.get(role, 0) > order[node.fanout]:
+            raise MappingError(
+                "the axis must be spread above the keeps below its fan-out that it indexes",
+                where=where, value=role,
+            )  # fmt: skip
 
 
 def _verify_sequential(

@@ -144,6 +144,48 @@ def test_a_copy_that_idles_keeps_what_it_holds() -> None:
             Memory(name="acc", keeps=("output",)),
         ),
     )  # fmt: skip
-    analysis = simulate(line(3, 2), mapping, machine, NATIVE)
+    changed = Conventions("changed", fetch="changed")
+    analysis = simulate(line(3, 2), mapping, machine, changed)
     assert analysis.flows["DRAM"]["output"].total_write == 2 * 2 + 1
-    assert analyse(line(3, 2), mapping, machine) == analysis
+    assert analyse(line(3, 2), mapping, machine, changed) == analysis
+
+
+def test_fetches_are_hoisted_out_of_the_loops_that_do_not_index() -> None:
+    """Two taps outside, three outputs inside: 2 x 3 sums pass, but each weight is fetched once."""
+    mapping = parse_mapping(
+        "keep input weight output in DRAM\nfor r in tiles of 1\nfor p in tiles of 1\n"
+        "keep input weight output in GLB"
+    )
+    flows = {
+        fetch: simulate(line(3, 2), mapping, BUFFER, Conventions("x", fetch=fetch)).flows["DRAM"]
+        for fetch in ("hoisted", "changed", "counted")
+    }
+    assert flows["hoisted"]["output"].total_write == 6
+    assert flows["hoisted"]["weight"].total_read == flows["changed"]["weight"].total_read == 2
+    assert flows["counted"]["weight"].total_read == 6
+
+
+def test_a_keep_may_stand_outside_those_of_outer_memories() -> None:
+    """Two outputs side by side, kept in the array while the buffer takes one tap after the other:
+    both input windows are in the buffer together, the sums leave the array once.
+    """
+    mapping = parse_mapping(
+        "keep input weight output in DRAM\nspread p in tiles of 2 over PE.x\n"
+        "keep output in acc\nfor r in tiles of 1\nkeep input weight in GLB\nfor p in tiles of 1"
+    )
+    machine = Accelerator(
+        name="array", clock_hz=1e9,
+        levels=(
+            Memory(name="DRAM"), Memory(name="GLB", keeps=("input", "weight")),
+            Fanout(name="PE", dims=(FanoutDim(name="x", size=2),)),
+            Memory(name="acc", keeps=("output",)),
+        ),
+    )  # fmt: skip
+    analysis = simulate(line(4, 3), mapping, machine)
+    assert analysis.steps == 6
+    assert analysis.flows["GLB"]["input"].footprint == 4
+    assert analysis.flows["DRAM"]["input"].total_read == 3 * 4
+    assert analysis.flows["DRAM"]["weight"].total_read == 3
+    assert analysis.flows["DRAM"]["output"].total_write == 4
+    assert analysis.flows["acc"]["output"].total_read == 12 - 4 + 4
+    assert analyse(line(4, 3), mapping, machine) == analysis

@@ -1,5 +1,7 @@
 """Each rule of a legal mapping, broken once."""
 
+from dataclasses import replace
+
 import pytest
 
 from hwopt.errors import MappingError
@@ -45,14 +47,13 @@ def test_a_legal_mapping_passes() -> None:
         (f"{TOP}\nkeep output in PE", "no such memory"),
         (f"{TOP}\nkeep weight in GLB", "does not hold this operand"),
         (f"{GOOD}keep output in GLB\n{LOOPS}", "kept twice"),
-        (f"{GOOD}keep input in DRAM\n{LOOPS}", "machine's order"),
+        (f"{GOOD}keep input in DRAM\n{LOOPS}", "kept twice"),
         (f"{TOP}\nfor z in tiles of 1", "no such axis"),
         (f"{TOP}\nfor m in tiles of 0", "must be positive"),
         (f"{GOOD}spread k in tiles of 2 over PE.x", "may not be spread here"),
         (f"{GOOD}spread n in tiles of 2 over PE.y", "no such dimension"),
         (f"{GOOD}spread n in tiles of 2 over GLB.x", "no such fan-out"),
         (f"{GOOD}spread n in tiles of 1 over PE.x\nfor k in tiles of 1", "more copies in use"),
-        (f"{GOOD}spread n in tiles of 2 over PE.x\nkeep input in GLB", "machine's order"),
         (f"{GOOD}for k in tiles of 1", "down to 1"),
         (f"{TOP}\nfor m in tiles of 1\n{LOOPS}", "does not let this operand pass by"),
         (f"{TOP}\n{LOOPS}\nfor m in tiles of 1\nkeep output in GLB", "must be outermost"),
@@ -63,3 +64,43 @@ def test_each_rule(text: str, message: str) -> None:
     """One clear error with the node that breaks it."""
     with pytest.raises(MappingError, match=message):
         verify_mapping(PROBLEM, parse_mapping(text), MACHINE)
+
+
+DEEP = Accelerator(
+    name="deep", clock_hz=1e9,
+    levels=(
+        Memory(name="DRAM"), Memory(name="GLB"),
+        Fanout(name="PE", dims=(FanoutDim(name="x", size=2),)),
+        Fanout(name="MAC", dims=(FanoutDim(name="x", size=2),)),
+        Memory(name="reg"),
+    ),
+)  # fmt: skip
+ALL = "input weight output"
+
+
+def test_keeps_of_different_operands_may_stand_in_any_order() -> None:
+    """A register's keep above the buffer's keep of another operand."""
+    verify_mapping(
+        replace(PROBLEM, sequential=()),
+        parse_mapping(
+            f"{TOP}\nkeep weight in GLB\nkeep weight in reg\nfor m in tiles of 1\n"
+            f"keep input output in GLB\nkeep input output in reg\n{LOOPS}"
+        ),
+        DEEP,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"keep input in reg\nkeep {ALL} in GLB", "keeps of an operand must follow"),
+        (f"keep {ALL} in GLB\nspread k in tiles of 2 over MAC.x\n"
+         "spread k in tiles of 1 over PE.x", "spreads of an axis must follow"),
+        (f"keep {ALL} in GLB\nkeep weight in reg\nspread k in tiles of 2 over PE.x",
+         "spread above the keeps below its fan-out"),
+    ],
+)  # fmt: skip
+def test_each_rule_of_order(text: str, message: str) -> None:
+    """What one operand or one axis meets follows the machine."""
+    with pytest.raises(MappingError, match=message):
+        verify_mapping(replace(PROBLEM, sequential=()), parse_mapping(f"{TOP}\n{text}"), DEEP)
