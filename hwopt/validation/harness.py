@@ -57,11 +57,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A validation by name: its default data file and the function that runs it."""
+    """A validation by name: its default data file and the function that runs it; `folder`: it
+    takes a folder of several files as well.
+    """
 
     data: Path
     run: Callable[[Path], Outcome]
     about: str
+    folder: bool = False
 
 
 comparisons: Registry[Comparison] = Registry("validation", "hwopt.validation")
@@ -69,12 +72,12 @@ comparisons: Registry[Comparison] = Registry("validation", "hwopt.validation")
 Run: TypeAlias = Callable[[Path], Outcome]
 
 
-def comparison(name: str, data: str) -> Callable[[Run], Run]:
+def comparison(name: str, data: str, *, folder: bool = False) -> Callable[[Run], Run]:
     """Register a comparison; `data` names its file in `benchmarks/reference`."""
 
     def add(run: Run) -> Run:
         about = (run.__doc__ or "").strip().split("\n")[0]
-        comparisons.register(name)(Comparison(REFERENCE / data, run, about))
+        comparisons.register(name)(Comparison(REFERENCE / data, run, about, folder))
         return run
 
     return add
@@ -84,9 +87,9 @@ def validate(name: str, data: str | Path | None = None) -> Outcome:
     """Run one comparison on its own data, or on another file of the same columns."""
     entry = comparisons[name]
     path = Path(data) if data is not None else entry.data
-    if path.is_dir():
+    if path.is_dir() and not entry.folder:
         path = path / entry.data.name
-    if not path.is_file():
+    if not path.is_file() and not (entry.folder and path.is_dir()):
         raise PathError(
             "no data for this validation", where=name, value=str(path),
             fix="give it with --data FILE (the README says where each file comes from)",
