@@ -23,6 +23,7 @@ from hwopt.mapping.timeloop_counts import (
     TimeloopCounts,
     count,
     cycles,
+    longest,
 )
 from hwopt.mapping.timeloop_problem import read_problem, roles_of
 from hwopt.validation.timeloop_rows import Row
