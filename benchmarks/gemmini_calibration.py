@@ -47,9 +47,11 @@ def main() -> None:
                  "matrix products": part[[programs[i].is_matmul for i in part]]}  # fmt: skip
         for kind, where in kinds.items():
             inside = Programs([programs[i] for i in where]).cycles(fitted)
-            print(f"utilisation > {least}, {kind}: {len(where)} rows,",
-                  f"folds {score(list(held[where]), list(cycles[where]))}",
-                  f"fit {score(list(inside), list(cycles[where]))['mape_percent']:.1f} %")  # fmt: skip
+            folds = score(list(held[where]), list(cycles[where]))
+            fit = score(list(inside), list(cycles[where]))
+            print(f"utilisation > {least}, {kind}: {len(where)} rows, folds",
+                  f"{folds['mape_percent']:.1f} % (median {folds['median_percent']:.1f} %),",
+                  f"fit {fit['mape_percent']:.1f} %, Spearman {folds['spearman']:.4f}")  # fmt: skip
     if options.write:
         _write(fitted)
 
