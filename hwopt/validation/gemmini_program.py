@@ -1,7 +1,9 @@
 """What Gemmini is asked to do for one row: loop commands, array passes, DMA beats, cache misses.
 
 The rows were measured by programs of ucb-bar/gemmini-rocc-tests (folder gemmini-data-collection,
-Hong et al., DOSA, MICRO 2023), read at commits 928aba8 and 629d720; in our words:
+Hong et al., DOSA, MICRO 2023). Its commits differ in how a mapping becomes tiles (928aba8, 629d720,
+6bae4f9 were read); what follows, in our words, is the reading under which no training row is faster
+than its array passes and many equal them. That the test rows follow it too is an assumption.
 
 * the tile of one loop command is the product of the factors at L0, L1 and L2, temporal and
   spatial; the loops at L3 run in software, one loop command each, in their order, and a last tile
