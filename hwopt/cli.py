@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from hwopt.commandline import command_line, err, out, print_json, run_command_line
+from hwopt.commandline import command_line, err, out, print_json, run_command_line, steps
 from hwopt.errors import HwoptError
 from hwopt.quantities import show
 
@@ -46,6 +49,14 @@ def _trace(model: str, mode: str, batch: int, seq: int | None, dtype: str | None
            unsupported: str, knobs: list[str] | None) -> Any:  # fmt: skip
     from hwopt.frontend.capture import trace
 
+    return trace(
+        model, mode=mode, batch=batch, seq=seq, dtype=dtype, unsupported=unsupported,
+        overrides=_overrides(knobs) or None,
+    )  # fmt: skip
+
+
+def _overrides(knobs: list[str] | None) -> dict[str, int]:
+    """`--set NAME=INTEGER` as a dict."""
     overrides: dict[str, int] = {}
     for knob in knobs or ():
         name, _, value = knob.partition("=")
@@ -55,10 +66,7 @@ def _trace(model: str, mode: str, batch: int, seq: int | None, dtype: str | None
                 fix="for example --set width=512",
             )  # fmt: skip
         overrides[name] = int(value)
-    return trace(
-        model, mode=mode, batch=batch, seq=seq, dtype=dtype, unsupported=unsupported,
-        overrides=overrides or None,
-    )  # fmt: skip
+    return overrides
 
 
 @app.command("trace")
@@ -116,6 +124,19 @@ def _program(graph: Any, passes: str, accelerator: Any) -> Any:
     return program
 
 
+@contextmanager
+def _infeasible(json_: bool) -> Iterator[None]:
+    """With --json, what does not fit is also printed as data (the message goes to stderr)."""
+    from hwopt.cost.infeasibility import DoesNotFitError
+
+    try:
+        yield
+    except DoesNotFitError as error:
+        if json_:
+            print_json(error.to_json())
+        raise
+
+
 @app.command()
 def cost(
     model: Model, on: On, mode: Mode = "forward", batch: Batch = 1, seq: Seq = None,
@@ -130,18 +151,13 @@ def cost(
 ) -> None:  # fmt: skip
     """Price a model on an accelerator: latency, energy, utilisation, traffic, bounds."""
     from hwopt.cost.cost import evaluate
-    from hwopt.cost.infeasibility import DoesNotFitError
     from hwopt.hardware.library import load
 
     accelerator = load(on)
     graph = _trace(model, mode, batch, seq, dtype, unsupported, knobs)
     program = _program(graph, passes, accelerator)
-    try:
+    with _infeasible(json_):
         result = evaluate(program, accelerator, fusion=fusion, objective=objective)
-    except DoesNotFitError as error:
-        if json_:
-            print_json(error.to_json())
-        raise
     if timeline is not None:
         result.timeline(timeline)
         err.print(f"wrote {timeline}")
@@ -242,27 +258,50 @@ def export(
 @app.command()
 def sensitivity(
     model: Model, on: On, mode: Mode = "forward", batch: Batch = 1, seq: Seq = None,
-    knobs: Set = None, output: Output = None, json_: Json = False,
+    dtype: Dtype = None, knobs: Set = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="plot: .png, .svg, .pdf or .html")
+    ] = None,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Elasticity of latency, energy and area to each parameter of the accelerator and model."""
     from hwopt.cost.sensitivity import elasticities
+    from hwopt.frontend.capture import trace
+    from hwopt.frontend.knobs import model_knobs
     from hwopt.hardware.library import load
+    from hwopt.report.sensitivity import check, plot
 
-    accelerator = load(on)
-    program = _program(_trace(model, mode, batch, seq, None, "error", knobs), PIPELINE, accelerator)
-    rows = elasticities(program, accelerator)
     if output is not None:
-        from hwopt.report.sensitivity import plot
+        check(output)
+    accelerator = load(on)
+    given = _overrides(knobs)
 
-        plot(rows, output)
+    def build(name: str, size: int) -> Any:
+        sizes = {**given, name: size}
+        graph = trace(
+            model, mode=mode, batch=sizes.pop("batch", batch), seq=sizes.pop("seq", seq),
+            dtype=dtype, overrides=sizes or None,
+        )  # fmt: skip
+        return _program(graph, PIPELINE, accelerator)
+
+    dimensions = {
+        name: (size, partial(build, name))
+        for name, size in model_knobs(model, batch=batch, seq=seq, overrides=given).items()
+    }
+    program = build("batch", batch)
+    with _infeasible(json_), steps(err, "parameters") as progress:
+        rows = elasticities(program, accelerator, dimensions, progress)
+    title = f"{program.graph.name} on {accelerator.name}"
+    if output is not None:
+        plot(rows, output, title)
         err.print(f"wrote {output}")
     if json_:
         print_json([row.to_json() for row in rows])
         return
-    table = Table("parameter", "value", "latency", "energy", "area", title=f"{model} on {on}")
+    table = Table("parameter", "value", "latency", "energy", "area", "", title=title)
     for row in rows:
-        table.add_row(row.parameter, row.value, *(f"{e:+.2f}" for e in row.elasticity))
-    for column in table.columns[1:]:
+        table.add_row(row.parameter, row.value, *row.shown(), row.note)
+    for column in table.columns[1:5]:
         column.justify = "right"
     out.print(table)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,24 @@ def run_command_line(application: typer.Typer, arguments: list[str] | None = Non
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 1
     return 0
+
+
+@contextmanager
+def steps(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A function that is told (steps done, steps in all, name of the next): a bar on terminals."""
+    if not console.is_terminal:
+        yield lambda _done, _total, _name: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what + ", {task.description}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("")
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        yield show
 
 
 def print_json(data: Any) -> None:

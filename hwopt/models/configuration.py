@@ -53,10 +53,11 @@ def register(
             config = scale(shared, dict(knobs), scaled, values)
             return from_config({**config, "architectures": [data["architecture"]]})
 
+        values = {knob: shared[knobs[knob]] for knob in overrides if knobs[knob] in shared}
         add(
             Entry(
                 name, f"{data['about']}, {data['architecture']}", data["family"], make,
-                inputs or {"input_ids": ((-1,), "int64")}, overrides, modes, loss, seq,
+                inputs or {"input_ids": ((-1,), "int64")}, overrides, modes, loss, seq, values,
             )
         )  # fmt: skip
 

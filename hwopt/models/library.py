@@ -11,6 +11,7 @@ An entry builds a fresh `torch.nn.Module` on whatever device is the default (the
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -37,7 +38,7 @@ class Entry:
 
     `make(**overrides)` returns the module; `inputs` gives each forward argument's shape without the
     batch, -1 standing for the sequence length (`seq` unless told otherwise). `overrides` says what
-    each knob of `make` means.
+    each knob of `make` means; `values` its size where that is not a default of `make`.
     """
 
     name: str
@@ -49,6 +50,18 @@ class Entry:
     modes: tuple[str, ...] = ("forward", "train")
     loss: LossName = "cross_entropy"
     seq: int | None = None
+    values: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each knob when it is not overridden, where that is known."""
+        given = {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.make).parameters.items()
+            if isinstance(parameter.default, int)
+        }
+        known = {**given, **self.values}
+        return {name: known[name] for name in self.overrides if name in known}
 
     def build(self, **overrides: int) -> nn.Module:
         """The module, in the current default device and element type.

@@ -66,3 +66,31 @@ def test_infeasible_is_exit_code_3_with_a_report(hwopt, machine):
     assert code == 3
     assert json.loads(out)["shortages"][0]["memory"] == "GLB"
     assert "GLB needs 12 B" in err
+
+
+def test_sensitivity_of_machine_and_model(hwopt, machine, tmp_path):
+    """Rows of both, as JSON and as a table; the plot is written; nothing else on stdout."""
+    on, plot = machine("4 KiB"), tmp_path / "plot.svg"
+    code, out, err = hwopt("sensitivity", *SMALL, "--on", on, "--json", "-o", plot)
+    assert code == 0
+    rows = {row["parameter"]: row for row in json.loads(out)}
+    assert rows["DRAM.bandwidth"]["latency"] == pytest.approx(-1, abs=0.05)
+    assert rows["GLB.capacity"]["area"] > 0
+    assert {"model.batch", "model.seq", "model.width", "model.depth"} <= set(rows)
+    assert rows["model.depth"]["between"] == [1, 2]
+    assert rows["model.width"]["latency"] > 1
+    assert "<svg" in plot.read_text()
+    assert str(plot) in err
+
+
+def test_sensitivity_refuses_before_it_prices(hwopt, machine):
+    """A kind of plot that there is not; a model that does not fit."""
+    code, out, err = hwopt("sensitivity", *SMALL, "--on", machine("4 KiB"), "-o", "plot.doc")
+    assert (code, out) == (2, "")
+    assert ".html" in err
+    code, out, err = hwopt("sensitivity", *SMALL, "--on", machine("6 B"))
+    assert (code, out) == (3, "")
+    assert "GLB needs 12 B" in err
+    code, out, _ = hwopt("sensitivity", *SMALL, "--on", machine("6 B"), "--json")
+    assert code == 3
+    assert json.loads(out)["shortages"][0]["gap"] == 6
