@@ -57,10 +57,9 @@ def gemmini_rows(path: Path) -> list[Row]:
         where = f"{path}, line {index}"
         try:
             rows.append(_row(cells, where, index))
-        except FileFormatError:
-            raise
         except HwoptError as error:
-            raise FileFormatError(error.what, where=f"{where}: {error.where}", value=error.value,
+            told = error.where if error.where.startswith(where) else f"{where}: {error.where}"
+            raise FileFormatError(error.what, where=told, value=error.value,
                                   allowed=error.allowed) from error  # fmt: skip
     return rows
 
