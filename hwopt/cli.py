@@ -145,6 +145,9 @@ def cost(
     fusion: Annotated[str, typer.Option(help="off, groups or optimal")] = "groups",
     objective: Annotated[str, typer.Option(help="of mappings: latency, energy, edp")] = "latency",
     show_mapping: Annotated[str | None, typer.Option(help="print one operator's nest")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="form of the nest: yaml, json, timeloop or text")
+    ] = None,
     timeline: Annotated[Path | None, typer.Option(help="write a Perfetto trace")] = None,
     html: Annotated[Path | None, typer.Option(help="write a page")] = None,
     json_: Json = False,
@@ -166,7 +169,11 @@ def cost(
 
         write_cost_page(result, html)
         err.print(f"wrote {html}")
-    if json_ and show_mapping is not None:
+    if to is not None and show_mapping is None:
+        raise HwoptError("says how to write a nest", where="--to", fix="add --show-mapping OP")
+    if to is not None and show_mapping is not None:
+        sys.stdout.write(_in_form(result, show_mapping, to))
+    elif json_ and show_mapping is not None:
         print_json(result.mapping_json(show_mapping))
     elif json_:
         print_json(result.to_json())
@@ -176,18 +183,45 @@ def cost(
         out.print(result.table(), markup=False)
 
 
+def _in_form(result: Any, operator: str, form: str) -> str:
+    """The nests of an operator as files that `hwopt cost-mapping` reads, one after the other."""
+    from hwopt.mapping.forms import write_form
+
+    found = [
+        write_form(stage.request.problem, best.mapping, result.accelerator, form)
+        for stage, best in result.best(operator)
+    ]
+    if not found:
+        raise HwoptError("the operator has no nest to map", where="--show-mapping", value=operator)
+    return "---\n".join(found)
+
+
 @app.command("cost-mapping")
 def cost_mapping(
-    mapping: Annotated[Path, typer.Argument(help="YAML file: axes, operands, mapping")],
+    mapping: Annotated[
+        Path, typer.Argument(help="YAML, JSON or text: operator and mapping, ours or Timeloop's")
+    ],
     on: On,
     conventions: Annotated[str, typer.Option(help="native, timeloop, ...")] = "native",
+    to: Annotated[
+        str | None, typer.Option(help="write it as yaml, json, timeloop or text instead")
+    ] = None,
+    output: Output = None,
     json_: Json = False,
 ) -> None:
     """Price one fixed mapping of one operator (see `mapping/fixed.py` for the file)."""
     from hwopt.hardware.library import load
-    from hwopt.mapping.fixed import price_fixed
+    from hwopt.mapping.fixed import price_fixed, read_fixed
 
-    result = price_fixed(mapping, load(on), conventions)
+    accelerator = load(on)
+    if to is not None:
+        from hwopt.mapping.forms import write_form
+
+        _write(write_form(*read_fixed(mapping, accelerator), accelerator, to), output)
+        return
+    if output is not None:
+        raise HwoptError("says where to write a mapping", where="-o", fix="add --to FORM")
+    result = price_fixed(mapping, accelerator, conventions)
     if json_:
         print_json(result.to_json())
     else:
@@ -236,18 +270,38 @@ def report(
 def export(
     run: Annotated[Path, typer.Argument(help="directory of a search")],
     design: Annotated[str, typer.Argument(help="number of a design in the Pareto set, or chosen")],
-    to: Annotated[str, typer.Option(help="yaml or json")] = "yaml",
+    to: Annotated[str, typer.Option(help="yaml, json or timeloop")] = "yaml",
     output: Output = None,
 ) -> None:
-    """Write one design of a run as an accelerator file."""
+    """Write one design of a run as an accelerator file.
+
+    With `--to timeloop` it is Timeloop's architecture; a folder given with -o also gets problem and
+    mapping of every distinct nest of the run's models.
+    """
     from hwopt.dse.study import Study
-    from hwopt.files import dump_yaml, write_text
+    from hwopt.files import dump_yaml
     from hwopt.hardware.library import dump
 
-    data = dump(Study.load(run).accelerator(design))
+    study = Study.load(run)
+    if to == "timeloop":
+        from hwopt.report.timeloop import architecture_text, write_design
+
+        if output is None or output.suffix:
+            _write(architecture_text(study.accelerator(design)), output)
+            return
+        for note in write_design(study, design, output):
+            err.print(note, markup=False)
+        return
+    data = dump(study.accelerator(design))
     if to not in ("yaml", "json"):
-        raise HwoptError("unknown format", where="--to", value=to, allowed="yaml, json")
-    text = dump_yaml(data) if to == "yaml" else json.dumps(data, indent=2) + "\n"
+        raise HwoptError("unknown format", where="--to", value=to, allowed="yaml, json, timeloop")
+    _write(dump_yaml(data) if to == "yaml" else json.dumps(data, indent=2) + "\n", output)
+
+
+def _write(text: str, output: Path | None) -> None:
+    """To stdout, or to a file."""
+    from hwopt.files import write_text
+
     if output is None:
         sys.stdout.write(text)
     else:

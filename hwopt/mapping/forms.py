@@ -62,9 +62,8 @@ def _timeloop(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> s
     problem, mapping = rename(problem, mapping)
     levels = to_levels(problem, mapping, accelerator)
     section = write_problem(problem)
-    bits = {operand.role: operand.bits for operand in problem.operands}
-    same = read_problem(section, "problem", {}) == problem and set(bits.values()) == {8}
-    own = {} if same else keys_of(problem)
+    bits = {role: accelerator.bits.get(role, 8) for role in ROLES}
+    own = {} if read_problem(section, "problem", bits) == problem else keys_of(problem)
     directives = print_directives(levels, problem, accelerator)
     return dump_yaml({"problem": section, **own, "mapping": directives})
 

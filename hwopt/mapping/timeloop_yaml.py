@@ -36,7 +36,7 @@ _TYPES = ("temporal", "spatial", "bypass", "datatype", "dataspace")
 def print_directives(levels: Levels, problem: Problem, accelerator: Accelerator) -> list[Any]:
     """The directives of a mapping whose axes are letters (`timeloop.rename`).
 
-    Raises `MappingError` for a fan-out of more than two dimensions.
+    Raises `MappingError` for more than two dimensions of fan-out below one memory.
     """
     axes = [axis.name for axis in problem.axes]
     result: list[Any] = []
@@ -47,17 +47,15 @@ def print_directives(levels: Levels, problem: Problem, accelerator: Accelerator)
         loops = list(reversed(level.temporal))
         result.append({"target": level.memory, "type": "temporal", **_factors(loops, axes)})
         places = spatial_dims(accelerator, level.memory)
-        fanouts = list(dict.fromkeys(fanout for fanout, _ in places))
-        for fanout in fanouts:
-            dims = [dim for name, dim in places if name == fanout]
-            here = [loop for loop in reversed(level.spatial) if loop.fanout == fanout]
-            if len(dims) > 2:
-                raise MappingError("Timeloop's fan-outs have two dimensions, X and Y",
-                                   where=fanout, value=", ".join(dims))  # fmt: skip
-            along = [[loop for loop in here if loop.dim == dim] for dim in dims]
+        if len(places) > 2:
+            raise MappingError("Timeloop's fan-outs have two dimensions, X and Y",
+                               where=level.memory, value=len(places))  # fmt: skip
+        if places:
+            inside_out = list(reversed(level.spatial))
+            along = [[x for x in inside_out if (x.fanout, x.dim) == place] for place in places]
             result.append(
                 {
-                    "target": level.memory if len(fanouts) == 1 else fanout, "type": "spatial",
+                    "target": level.memory, "type": "spatial",
                     **_factors([loop for part in along for loop in part], axes),
                     "split": len(along[0]) if len(along) == 2 else len(axes),
                 }
@@ -135,11 +133,8 @@ class _Directive:
         if isinstance(target, int) and 0 <= target < len(memories):
             target = memories[len(memories) - 1 - target]  # Timeloop counts from the inside
         for memory in memories:
-            places = spatial_dims(self.accelerator, memory)
             if memory == target:
-                return memory, places
-            if any(fanout == target for fanout, _ in places) and self.type == "spatial":
-                return memory, [place for place in places if place[0] == target]
+                return memory, spatial_dims(self.accelerator, memory)
         raise FileFormatError("no such level", where=at, value=target, allowed=", ".join(memories))
 
     def put(self, readings: dict[str, _Reading]) -> None:
