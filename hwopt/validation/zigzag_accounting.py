@@ -1,16 +1,9 @@
 """ZigZag's accounting of a nest: energy in pJ and latency in cycles, as its releases count them.
 
-A nest is one order of temporal loops (innermost first) and, for each operand and memory, how many
-of them that memory or one below it holds. A *link* joins a stop (the MACs, then each memory of an
-operand, from the inside out) to the next memory. Below a link a tile lasts a *period*, the product
-of the loops held there; loops in which the operand does not change and that would be the innermost
-of a memory count for the memory below it (its tile simply stays).
-
-Energy: over every link and period each end pays for one tile: bits in steps of the port's least
-access, each the fraction least/width of the energy of a full word, times the copies of the memory.
-The MACs read an input once for as long as it stays; outputs are read and written in their register
-at each step. Whole tiles are fetched: nothing is kept of overlapping windows. Sums that are not
-final go back down as often as they come up, and are wider than results.
+Energy: over every link (see `zigzag_links`) and period each end pays for one tile: bits in steps of
+the port's least access, each the fraction least/width of the energy of a full word, times the
+copies of the memory. The MACs read an input once for as long as it stays; outputs are read and
+written in their register at each step.
 
 Latency = temporal loops + stall + onload + offload + drain. A link may use its whole period if its
 lower memory can hold two tiles, else the part of it in which the tile is not needed again; what a
@@ -28,21 +21,11 @@ Diverse Architectures and Dataflows", DATE 2022; checked against zigzag-dse 3.8.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from hwopt.validation.zigzag_links import Link, Links, Nest, spreads
 from hwopt.validation.zigzag_machine import Array, Layer, Port, Store
-
-Loop = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Nest:
-    """Loops, innermost first; `held[operand][i]`: the first so many stay in its memory i."""
-
-    loops: tuple[Loop, ...]
-    held: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,171 +55,6 @@ class Cost:
     offload: float
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One operand between two stops. `below` is None where the lower one is the MACs.
-
-    `tile` and `width`: elements in one lower copy, and how many different ones the upper end feeds;
-    `still`: the loops of the lower memory, from the outermost, in which its tile stays as it is.
-    """
-
-    operand: str
-    number: int
-    below: Store | None
-    store: Store
-    period: int
-    count: int
-    tile: int
-    width: int
-    copies_below: int
-    copies: int
-    bits: int
-    returns: bool
-    still: int
-
-    @property
-    def ends(self) -> tuple[tuple[Store, str, int, int], ...]:
-        """(memory, way, elements per period, copies) of every transfer of this link."""
-        up, down = self.operand == "O", self.operand != "O" or self.returns
-        found = []
-        for store, ways, amount, copies in (
-            (self.store, ("fl", "tl"), self.tile * self.width, self.copies),
-            (self.below, ("th", "fh"), self.tile, self.copies_below),
-        ):
-            if store is not None:
-                found += [(store, ways[0], amount, copies)] * up
-                found += [(store, ways[1], amount, copies)] * down
-        return tuple(found)
-
-
-def unrolled(layer: Layer, array: Array, *, whole: bool) -> dict[str, dict[str, float]]:
-    """Copies by array dimension and loop: a loop is cut evenly, so 1000 over 32 is 32 x 31.25.
-
-    `whole` cuts that down to 31, which is what the latency of ZigZag uses.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for dim, loops in array.spread.items():
-        found[dim] = {}
-        for loop, most in loops.items():
-            if (size := layer.sizes.get(loop, 1)) > 1:
-                share = size / math.ceil(size / min(most, size, array.dims[dim]))
-                found[dim][loop] = int(share) if whole else share
-    return found
-
-
-def temporal_sizes(layer: Layer, array: Array) -> dict[str, int]:
-    """Iterations that each loop has left after spreading, without those of one."""
-    left = dict(layer.sizes)
-    for loops in unrolled(layer, array, whole=False).values():
-        for loop, share in loops.items():
-            left[loop] = math.ceil(left[loop] / share - 1e-9)
-    return {loop: size for loop, size in left.items() if size > 1}
-
-
-class _Operand:
-    """The links of one operand."""
-
-    def __init__(self, name: str, nest: Nest, layer: Layer, array: Array, *, whole: bool) -> None:
-        self.name, self.layer, self.path = name, layer, array.path(name)
-        self.irrelevant = layer.irrelevant(name)
-        ends = (0, *nest.held[name])
-        self.loops = self._settled(
-            [list(nest.loops[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
-        )
-        self.total = math.prod(size for _, size in nest.loops)
-        self.spread = self._spread(unrolled(layer, array, whole=whole))
-
-    def _settled(self, levels: list[list[Loop]]) -> list[list[Loop]]:
-        """Innermost loops that leave the tile as it is move down, as far as they go."""
-        for number in range(1, len(levels)):
-            for lower in range(number, 0, -1):
-                while levels[lower] and levels[lower][0][0] in self.irrelevant:
-                    levels[lower - 1].append(levels[lower].pop(0))
-        return levels
-
-    def _spread(self, dims: dict[str, dict[str, float]]) -> list[list[tuple[str, float]]]:
-        """Spatial loops between each memory and the stop below it (the last: above all)."""
-        left, found = dict(dims), []
-        for store in self.path:
-            loops = [pair for dim in store.serves for pair in left.pop(dim, {}).items()]
-            found.append(loops)
-        return [*found, [pair for loops in left.values() for pair in loops.items()]]
-
-    def links(self) -> Iterator[Link]:
-        """From the inside out."""
-        copies = [
-            round(math.prod(size for level in self.spread[stop:] for _, size in level))
-            for stop in range(len(self.path) + 1)
-        ]
-        spatial: dict[str, float] = {}
-        sizes: dict[str, float] = {}
-        period = 1
-        for loop, size in self.loops[0] if self.name != "O" else ():
-            if loop not in self.irrelevant:
-                break
-            period *= size
-        cycles = 1
-        for number, store in enumerate(self.path):
-            below = self.loops[number - 1] if number else []
-            tile = round(self.layer.tile(self.name, sizes))
-            before = self.layer.tile(self.name, spatial)
-            for loop, size in self.spread[number]:
-                spatial[loop] = spatial.get(loop, 1) * size
-                sizes[loop] = sizes.get(loop, 1) * size
-            width = round(self.layer.tile(self.name, spatial) / before)
-            partial = self.name == "O" and self._unfinished(number)
-            bits = self.layer.partial_bits if partial else self.layer.bits[self.name]
-            yield Link(
-                self.name, number, self.path[number - 1] if number else None, store, period,
-                self.total // period, tile, width, copies[number], copies[number + 1], bits,
-                returns=partial, still=_outer(below, self.irrelevant),
-            )  # fmt: skip
-            for loop, size in self.loops[number]:
-                sizes[loop] = sizes.get(loop, 1) * size
-                cycles *= size
-            period = cycles
-
-    def _unfinished(self, stop: int) -> bool:
-        """Whether what leaves a stop still has to be added up: in time above, or in space beyond
-        the next memory (sums over what lies between stop and memory are made on the way)."""
-        for number in range(stop, len(self.path)):
-            loops = [*self.loops[number], *self.spread[number + 1]]
-            if any(loop in self.irrelevant and size > 1 for loop, size in loops):
-                return True
-        return False
-
-    def tile_bits(self) -> list[int]:
-        """Bits of one tile in one copy of each memory."""
-        sizes: dict[str, float] = {}
-        found = []
-        for number in range(len(self.path)):
-            for loop, size in (*self.spread[number], *self.loops[number]):
-                sizes[loop] = sizes.get(loop, 1) * size
-            partial = self.name == "O" and self._unfinished(number + 1)
-            bits = self.layer.partial_bits if partial else self.layer.bits[self.name]
-            found.append(round(self.layer.tile(self.name, sizes)) * bits)
-        return found
-
-    def busy_bits(self) -> list[int]:
-        """The part of each of these tiles that is in use at a time: outermost loops that index the
-        operand leave the rest of it free for the next tile."""
-        relevant = self.layer.relevant(self.name)
-        return [
-            bits // _outer(loops, relevant)
-            for bits, loops in zip(self.tile_bits(), self.loops, strict=True)
-        ]
-
-
-def _outer(loops: list[Loop], chosen: frozenset[str]) -> int:
-    """Iterations of the loops on the outside that are all of the chosen ones."""
-    product = 1
-    for loop, size in reversed(loops):
-        if loop not in chosen:
-            break
-        product *= size
-    return product
-
-
 Transfer = tuple[str, int, str]
 """Operand, memory of the operand from the inside out, way."""
 
@@ -255,14 +73,49 @@ class _Duty:
         return (self.needed - self.allowed) * (self.count - 1)
 
 
-class Accounting:
-    """A nest priced on an array; `cost` is the result."""
+class Accountant:
+    """Prices nests of one layer on one array as one release does."""
 
-    def __init__(self, nest: Nest, layer: Layer, array: Array, release: Release) -> None:
-        self.nest, self.layer, self.array, self.release = nest, layer, array, release
+    def __init__(self, layer: Layer, array: Array, release: Release) -> None:
+        self.layer, self.array, self.release = layer, array, release
+        self.exact = spreads(layer, array, whole=False)
+        self.whole = spreads(layer, array, whole=True)
+
+    def price(self, nest: Nest) -> Cost:
+        """Energy and latency."""
+        return _Accounting(nest, self).cost
+
+    def fits(self, nest: Nest) -> bool:
+        """Whether every memory holds its tiles; sums that are not final are wide."""
+        used = dict.fromkeys((store.name for store in self.array.stores), 0.0)
+        for name in self.layer.operands:
+            sizes: dict[str, float] = {}
+            spread, done = self.exact[name], 0
+            for number, store in enumerate(self.array.path(name)):
+                end = nest.held[name][number]
+                for loop, size in (*spread[number], *nest.loops[done:end]):
+                    sizes[loop] = sizes.get(loop, 1) * size
+                done = end
+                bits = self.layer.bits[name]
+                if name == "O":
+                    above = {loop for level in spread[number + 1 :] for loop, _ in level}
+                    above.update(loop for loop, _ in nest.loops[end:])
+                    if above & self.layer.irrelevant[name]:
+                        bits = self.layer.partial_bits
+                used[store.name] += self.layer.tile(name, sizes) * bits
+        return all(used[store.name] <= store.bits for store in self.array.stores)
+
+
+class _Accounting:
+    """One nest."""
+
+    def __init__(self, nest: Nest, accountant: Accountant) -> None:
+        self.layer, self.array = accountant.layer, accountant.array
+        self.release = accountant.release
         exact, whole = ({
-            name: _Operand(name, nest, layer, array, whole=cut) for name in layer.operands
-        } for cut in (False, True))  # fmt: skip
+            name: Links(name, nest, self.layer, self.array.path(name), spread[name])
+            for name in self.layer.operands
+        } for spread in (accountant.exact, accountant.whole))  # fmt: skip
         self.energy_links = [link for operand in exact.values() for link in operand.links()]
         self.links = [link for operand in whole.values() for link in operand.links()]
         self.busy = {name: operand.busy_bits() for name, operand in exact.items()}
@@ -305,12 +158,12 @@ class Accounting:
                 shared[store.name] = shared.get(store.name, 0.0) + own[name, number]
         found = set()
         for (name, number), part in own.items():
-            store = self.array.path(name)[number].name
-            if shared[store] <= 0.5:  # noqa: PLR2004
+            memory = self.array.path(name)[number].name
+            if shared[memory] <= 0.5:
                 found.add((name, number))
-            elif part <= 1 - shared[store]:
+            elif part <= 1 - shared[memory]:
                 found.add((name, number))
-                shared[store] += part
+                shared[memory] += part
         return found
 
     def _allowed(self, link: Link) -> int:
@@ -353,7 +206,8 @@ class Accounting:
 
     def _first_tiles(self, stall: float) -> dict[Transfer, float]:
         """Cycles of the first (of outputs: the last) tile of each transfer, as far as they are not
-        hidden in the computation."""
+        hidden in the computation.
+        """
         found: dict[Transfer, float] = {}
         for port, traffic in self._traffic:
             once, average = [], 0
@@ -381,7 +235,9 @@ class Accounting:
             alone = half = shared = 0.0
             path = self.array.path(name)
             for number in range(len(path) - 1):
-                longer = max(first.get((name, number, "fh"), 0), first.get((name, number + 1, "tl"), 0))
+                longer = max(
+                    first.get((name, number, "fh"), 0), first.get((name, number + 1, "tl"), 0)
+                )
                 both = [
                     port is not None and port.feeds_both_inputs
                     for port in (path[number].port(name, "fh"), path[number + 1].port(name, "tl"))
@@ -400,7 +256,9 @@ class Accounting:
 
     def _offload(self, first: dict[Transfer, float]) -> float:
         levels = range(len(self.array.path("O")) - 1)
-        return sum(max(first.get(("O", n, "th"), 0), first.get(("O", n + 1, "fl"), 0)) for n in levels)
+        return sum(
+            max(first.get(("O", n, "th"), 0), first.get(("O", n + 1, "fl"), 0)) for n in levels
+        )
 
     def _drain(self) -> int:
         """Cycles in which the last sums leave a systolic array."""
@@ -458,8 +316,3 @@ def _hide(cycles: list[float], floor: list[int], idle: float, way: str) -> list[
                 left[j] -= part
             idle -= part * (place + 1)
     return left
-
-
-def account(nest: Nest, layer: Layer, array: Array, release: Release) -> Cost:
-    """Energy and latency of a nest as a release of ZigZag counts them."""
-    return Accounting(nest, layer, array, release).cost

@@ -9,7 +9,6 @@ lower, `th` to higher. Operands are named by layer here: I, W, O, through the `l
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hwopt.errors import FileFormatError
-from hwopt.files import read_text
+from hwopt.files import read_json
 
 OPERANDS = ("O", "W", "I")
 WAYS = ("fh", "tl", "fl", "th")
@@ -81,6 +80,9 @@ class Array:
         return tuple(store for store in self.stores if operand in store.operands)
 
 
+LOOPS = ("B", "H", "G", "K", "C", "OX", "OY", "FX", "FY", "D")
+"""Loops of a layer: batch, heads, groups, output and input channels of a group, output columns and
+rows, kernel columns and rows, rows of a matrix product."""
 _RELEVANT = {"O": "B G K OX OY D H", "W": "G K C FX FY H", "I": "B G C D H"}
 _WINDOWS = (("OX", "FX", 0), ("OY", "FY", 1))
 
@@ -111,20 +113,27 @@ class Layer:
         """In the order in which ZigZag visits them: as its equations name them."""
         return ("O", "W", "I") if "OX" in self.sizes else ("O", "I", "W")
 
-    def relevant(self, operand: str) -> frozenset[str]:
-        """Loops of more than one iteration that index the operand by themselves."""
-        return frozenset(d for d in _RELEVANT[operand].split() if self.sizes.get(d, 1) > 1)
+    @cached_property
+    def relevant(self) -> dict[str, frozenset[str]]:
+        """By operand: loops of more than one iteration that index it by themselves."""
+        return {
+            operand: frozenset(d for d in dims.split() if self.sizes.get(d, 1) > 1)
+            for operand, dims in _RELEVANT.items()
+        }
 
-    def irrelevant(self, operand: str) -> frozenset[str]:
-        """Loops of more than one iteration in which the operand does not change."""
-        windows = {d for x, f, _ in _WINDOWS for d in (x, f)} if operand == "I" else set()
-        return frozenset(
-            d for d, n in self.sizes.items() if n > 1 and d not in self.relevant(operand) | windows
-        )
+    @cached_property
+    def irrelevant(self) -> dict[str, frozenset[str]]:
+        """By operand: loops of more than one iteration in which it does not change."""
+        loops = {d for d, size in self.sizes.items() if size > 1}
+        windows = {d for x, f, _ in _WINDOWS for d in (x, f)}
+        return {
+            operand: frozenset(loops - used - (windows if operand == "I" else set()))
+            for operand, used in self.relevant.items()
+        }
 
     def tile(self, operand: str, sizes: Mapping[str, float]) -> float:
         """Distinct elements that loops of these sizes reach, never more than the tensor has."""
-        total = math.prod(sizes.get(d, 1) for d in self.relevant(operand))
+        total = math.prod(sizes.get(d, 1) for d in self.relevant[operand])
         if operand == "I":
             for out, kernel, axis in _WINDOWS:
                 if out in self.sizes:
@@ -142,10 +151,7 @@ class Layer:
 
 def read_array(path: Path, name: str) -> Array:
     """The machine `name` of a hardware file; raises `FileFormatError` with what is wrong in it."""
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise FileFormatError("not JSON", where=str(path), value=str(error)) from error
+    document = read_json(path)
     machines = document.get("hardware") if isinstance(document, dict) else None
     if not isinstance(machines, dict) or name not in machines:
         known = sorted(machines) if isinstance(machines, dict) else []
