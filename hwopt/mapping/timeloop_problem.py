@@ -12,9 +12,10 @@
       instance: {C: 64, K: 64, R: 3, S: 3, P: 56, Q: 56, Wstride: 2}
 
 Each dimension of a data space is a list of terms, a dimension of the problem with or without a
-coefficient. `shape: cnn-layer` stands for Timeloop's built-in convolution. The data space that is
-`read_write` is the output; those named Weights and Inputs take those roles, others take them in
-order. Timeloop has no padding: tensors are as large as the windows reach.
+coefficient. `shape: cnn-layer` stands for Timeloop's built-in convolution. Words in keys are joined
+by _ or, as we write them (version 0.3), by -. The data space that is `read_write` is the output;
+those named Weights and Inputs take those roles, others take them in order. Timeloop has no padding:
+tensors are as large as the windows reach.
 """
 
 from __future__ import annotations
@@ -138,15 +139,15 @@ def write_problem(problem: Problem) -> dict[str, Any]:
         projection = [terms(affine) for affine in operand.access.index if affine.terms]
         space: dict[str, Any] = {"name": DATA_SPACES[operand.role], "projection": projection}
         if operand.role == "output":
-            space["read_write"] = True
+            space["read-write"] = True
         spaces.append(space)
     return {
-        "version": "0.4",
+        "version": 0.3,
         "shape": {
             "name": "nest",
             "dimensions": [axis.name for axis in problem.axes],
             "coefficients": [{"name": name, "default": value} for name, value in values.items()],
-            "data_spaces": spaces,
+            "data-spaces": spaces,
         },
         "instance": {**problem.sizes, **values},
     }
