@@ -22,7 +22,8 @@ from hwopt.errors import InfeasibleError
 from hwopt.hardware.accelerator import Accelerator, Fanout, Memory
 from hwopt.mapping.analysis import PER_LEVEL
 from hwopt.mapping.best import Best, best_mapping
-from hwopt.mapping.mapping import Keep, Loop, Spread
+from hwopt.mapping.mapping import Keep, Loop, Mapping, Spread
+from hwopt.mapping.problem import Problem
 from hwopt.quantities import show, show_bytes
 
 if TYPE_CHECKING:
@@ -341,18 +342,23 @@ def lanes_of(cost: Cost, stage: Stage, best: Best) -> Lanes:
         for name in (f"{fanout.name}.{dim.name}",)
         if dim.size > 1
     )
-    padded = cost.conventions.edges == "padded"
-    edges = []
-    for axis, size in problem.sizes.items():
-        cuts = [n for n in best.mapping.nodes if not isinstance(n, Keep) and n.axis == axis]
-        steps, copies = _slots(size, cuts, padded=padded)
-        edges.append((axis, size / (steps * copies)))
+    walked = slots(problem, best.mapping, padded=cost.conventions.edges == "padded")
+    edges = tuple((axis, size / math.prod(walked[axis])) for axis, size in problem.sizes.items())
     share = problem.points / (best.analysis.steps * cost.accelerator.lanes)
-    return Lanes(share, dims, tuple(edges))
+    return Lanes(share, dims, edges)
+
+
+def slots(problem: Problem, mapping: Mapping, *, padded: bool) -> dict[str, tuple[int, int]]:
+    """Steps that the first copy takes along each axis, and copies along it."""
+    cuts: dict[str, list[Loop | Spread]] = {axis.name: [] for axis in problem.axes}
+    for node in mapping.nodes:
+        if not isinstance(node, Keep):
+            cuts[node.axis].append(node)
+    return {axis: _slots(problem.sizes[axis], cuts[axis], padded=padded) for axis in cuts}
 
 
 def _slots(extent: int, cuts: list[Loop | Spread], *, padded: bool) -> tuple[int, int]:
-    """Steps that the first copy takes along one axis, and copies along it."""
+    """Those of one axis, of which an extent is left to cut."""
     if not cuts:
         return 1, 1
     cut, rest = cuts[0], cuts[1:]

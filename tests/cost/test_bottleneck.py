@@ -3,10 +3,15 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hwopt.cost.bottleneck import WORTH, lanes_of, levers, priced
+from hwopt.cost.bottleneck import WORTH, lanes_of, levers, priced, slots
 from hwopt.cost.cost import evaluate
 from hwopt.hardware.accelerator import Fanout, FanoutDim
+from hwopt.hardware.conventions import NATIVE, Conventions
+from hwopt.mapping.simulate import simulate
+from hwopt.testing import machines, mappings, problems
 
 
 def found(cost, index=0):
@@ -58,9 +63,10 @@ def test_bandwidth_helps_up_to_a_point(make):
     assert "then bound by compute" in str(lever)
 
 
-def test_a_buffer_helps_up_to_a_point(make):
+@pytest.mark.parametrize(("capacity", "rate"), [(24.0, 8e9), (24.0, 3e10), (64.0, 2e9)])
+def test_a_buffer_helps_up_to_a_point(make, capacity, rate):
     """The same for capacity: more than enough brings nothing, less is slower."""
-    machine = make.machine(buffer_bytes=256.0, dram_bytes_per_s=2e9)
+    machine = make.machine(buffer_bytes=capacity, dram_bytes_per_s=rate)
     program = make.layer(16, 16, 16)
     _, _, now, by_part = found(evaluate(program, machine))
     lever = by_part["GLB.capacity"]
@@ -126,3 +132,16 @@ def test_idle_copies_name_the_axes(make):
     text = str(lanes_of(cost, stage, best))
     assert "PE.x has 5 of 8 at work (n)" in text
     assert "PE.y has 1 of 2 at work (no axis is spread over it)" in text
+
+
+@given(st.data())
+def test_slots_along_each_axis_are_the_steps(data):
+    """Any nest, machine and mapping: steps of the axes, edge tiles in their own size or padded,
+    multiply to the steps that the simulator walks.
+    """
+    problem, machine = data.draw(problems(points=300)), data.draw(machines())
+    mapping = data.draw(mappings(problem, machine))
+    for rules in (NATIVE, Conventions("padded", edges="padded")):
+        walked = slots(problem, mapping, padded=rules.edges == "padded")
+        steps = simulate(problem, mapping, machine, rules).steps
+        assert math.prod(steps_of for steps_of, _ in walked.values()) == steps
