@@ -44,6 +44,18 @@ def test_the_longest_wait_is_the_time(make, launch):
     assert now.bound == "DRAM port"
 
 
+def test_side_work_waits_for_the_memory_of_the_vector_unit(make):
+    """A slow buffer: what the epilogue reads and writes there counts with the product's bytes."""
+    machine = with_level(make.machine(dram_bytes_per_s=1e15), "GLB", bytes_per_s=1e8)
+    cost = evaluate(make.layer(5, 7, 11), machine)
+    _, best, now, by_part = found(cost)
+    assert now.bound == "GLB port"
+    assert now.seconds == pytest.approx(cost.seconds, rel=1e-12)
+    assert now.waits[0].seconds == pytest.approx(cost.seconds, rel=1e-12)
+    assert now.waits[0].seconds > best.seconds
+    assert by_part["GLB.bandwidth"].twice_seconds == pytest.approx(now.seconds / 2)
+
+
 def test_bandwidth_helps_up_to_a_point(make):
     """At the point named, `evaluate` gives the time named; below it more, beyond it no less."""
     machine = make.machine(dram_bytes_per_s=1e8)
