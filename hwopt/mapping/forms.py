@@ -27,6 +27,7 @@ from hwopt.mapping.timeloop import rename, to_levels
 from hwopt.mapping.timeloop_problem import read_problem, write_problem
 from hwopt.mapping.timeloop_text import print_text
 from hwopt.mapping.timeloop_yaml import print_directives
+from hwopt.mapping.verify import verify_mapping
 
 Form: TypeAlias = Literal["yaml", "json", "timeloop", "text"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -59,7 +60,7 @@ def _json(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> str:
 
 
 def _timeloop(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> str:
-    problem, mapping = rename(problem, mapping)
+    problem, mapping = _lettered(problem, mapping, accelerator)
     levels = to_levels(problem, mapping, accelerator)
     section = write_problem(problem)
     bits = {role: accelerator.bits.get(role, 8) for role in ROLES}
@@ -68,8 +69,17 @@ def _timeloop(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> s
     return dump_yaml({"problem": section, **own, "mapping": directives})
 
 
+def _lettered(
+    problem: Problem, mapping: Mapping, accelerator: Accelerator
+) -> tuple[Problem, Mapping]:
+    """Axes as letters that the machine's fan-outs still take."""
+    problem, mapping = rename(problem, mapping, accelerator)
+    verify_mapping(problem, mapping, accelerator)
+    return problem, mapping
+
+
 def _text(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> str:
-    problem, mapping = rename(problem, mapping)
+    problem, mapping = _lettered(problem, mapping, accelerator)
     line = print_text(to_levels(problem, mapping, accelerator), accelerator)
     return dump_yaml({**keys_of(problem), "mapping": line})
 

@@ -10,8 +10,9 @@ What Timeloop cannot express, and `to_levels` refuses with one message:
 
 * a memory whose operands are kept at different depths (an uneven mapping), unless the loops between
   those depths do not touch the operand, so that its keep may slide over them unnoticed;
-* an axis twice in the temporal loops of one level (other loops in between), or laid out over both
-  dimensions of one fan-out;
+* an axis twice in the temporal loops of one level (other loops in between), or so much of it in
+  space that it must lie along both dimensions of a fan-out (where it need not, it is laid out anew:
+  copies of one fan-out are alike);
 * a tile that is no multiple of the tile inside it: only the last tile of a dimension may be
   smaller, not the last one of each tile;
 * a loop inside a spatial loop of its own axis, with no memory in between.
@@ -26,10 +27,10 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from hwopt.errors import MappingError
-from hwopt.hardware.accelerator import ROLES, Accelerator, Memory, OperandRole
+from hwopt.hardware.accelerator import ROLES, Accelerator, Fanout, Memory, OperandRole
 from hwopt.ir.access import Affine, Axis
 from hwopt.mapping.mapping import Keep, Loop, Mapping, Node, Spread
-from hwopt.mapping.problem import Problem
+from hwopt.mapping.problem import Problem, may_spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def to_levels(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> L
                        temporal[start:end], spread))  # fmt: skip
     tiles = _checked_tiles(problem, levels)
     return tuple(
-        TimeloopLevel(name, keeps, *_with_bounds(problem, tiles, name, loops, spread))
+        TimeloopLevel(name, keeps, *_with_bounds(problem, tiles, accelerator, loops, spread))
         for name, keeps, loops, spread in levels
     )
 
@@ -286,10 +287,10 @@ def _checked_tiles(problem: Problem, levels: Sequence[RawLevel]) -> dict[str, li
 
 
 def _with_bounds(
-    problem: Problem, tiles: dict[str, list[int]], memory: str, loops: list[Loop],
+    problem: Problem, tiles: dict[str, list[int]], accelerator: Accelerator, loops: list[Loop],
     spread: list[Spread],
 ) -> tuple[tuple[Bound, ...], tuple[Bound, ...]]:  # fmt: skip
-    """Bounds and remainders of one level's loops, neighbours of one axis taken together."""
+    """Bounds and remainders of one level's loops, those of one axis taken together."""
 
     def bound(node: Loop | Spread) -> Bound:
         cuts = tiles[node.axis]
@@ -302,32 +303,50 @@ def _with_bounds(
         fanout, dim = (node.fanout, node.dim) if isinstance(node, Spread) else ("", "")
         return Bound(node.axis, -(-outer // node.tile), -(-last // node.tile), fanout, dim)
 
-    return (
-        _joined([bound(node) for node in loops], memory, commute=False),
-        _joined([bound(node) for node in spread], memory, commute=True),
-    )
+    spatial: list[Bound] = []
+    for fanout in accelerator.fanouts:
+        here = [bound(node) for node in spread if node.fanout == fanout.name]
+        spatial += _laid_out(_joined(here), here, fanout)
+    if again := _walked_twice([loop.axis for loop in spatial]):
+        raise MappingError(
+            "Timeloop cannot express this mapping: an axis has one spatial loop per level",
+            value=f"two loops of {again} over fan-outs",
+        )
+    return _joined([bound(node) for node in loops]), tuple(spatial)
 
 
-def _joined(bounds: Iterable[Bound], memory: str, *, commute: bool) -> tuple[Bound, ...]:
-    """Neighbouring loops of one axis as one; spatial loops of different axes change places."""
-    result: list[Bound] = []
+def _joined(bounds: Iterable[Bound]) -> tuple[Bound, ...]:
+    """The loops of one axis as one: neighbours in time, whatever is between them in space."""
+    result: dict[str, Bound] = {}
     for loop in bounds:
-        at = [n for n, other in enumerate(result) if other.axis == loop.axis]
-        if not at:
-            result.append(loop)
-            continue
-        other = result[at[-1]]
-        near = commute or at[-1] == len(result) - 1
-        if not near or (other.fanout, other.dim) != (loop.fanout, loop.dim):
-            raise MappingError(
-                "Timeloop cannot express this mapping: an axis has one temporal and one spatial "
-                "loop per level", where=memory, value=f"two loops of {loop.axis}",
-            )  # fmt: skip
-        result[at[-1]] = replace(
-            other, bound=other.bound * loop.bound,
-            remainder=(other.remainder - 1) * loop.bound + loop.remainder,
+        outer = result.get(loop.axis)
+        result[loop.axis] = loop if outer is None else replace(
+            outer, bound=outer.bound * loop.bound,
+            remainder=(outer.remainder - 1) * loop.bound + loop.remainder,
         )  # fmt: skip
-    return tuple(result)
+    return tuple(result.values())
+
+
+def _laid_out(joined: Sequence[Bound], as_drawn: Sequence[Bound], fanout: Fanout) -> list[Bound]:
+    """Spatial loops with one dimension of the fan-out each, as they were drawn where they can be.
+
+    Copies of a fan-out are alike along all its dimensions, so an axis that lay along two of them
+    may lie along one. Raises `MappingError` where there is no room for that.
+    """
+    if len(joined) == len(as_drawn):
+        return list(joined)
+    for dims in itertools.product(fanout.dims, repeat=len(joined)):
+        used = dict.fromkeys((dim.name for dim in fanout.dims), 1)
+        for loop, dim in zip(joined, dims, strict=True):
+            used[dim.name] *= loop.bound
+        if all(used[dim.name] <= dim.size for dim in fanout.dims) and all(
+            may_spread(loop.axis, dim.axes) for loop, dim in zip(joined, dims, strict=True)
+        ):
+            return [replace(loop, dim=dim.name) for loop, dim in zip(joined, dims, strict=True)]
+    raise MappingError(
+        "Timeloop cannot express this mapping: an axis lies along one dimension of a fan-out",
+        where=fanout.name, value=", ".join(f"{loop} along {loop.dim}" for loop in as_drawn),
+    )  # fmt: skip
 
 
 def spatial_dims(accelerator: Accelerator, memory: str) -> list[tuple[str, str]]:
@@ -341,19 +360,21 @@ def spatial_dims(accelerator: Accelerator, memory: str) -> list[tuple[str, str]]
     ]
 
 
-def rename(problem: Problem, mapping: Mapping) -> tuple[Problem, Mapping]:
-    """The same nest with one capital letter for each axis, as Timeloop's permutations need.
+def rename(problem: Problem, mapping: Mapping, accelerator: Accelerator) -> tuple[Problem, Mapping]:
+    """The same nest with one letter for each axis, as Timeloop's permutations need.
 
-    An axis keeps its first letter where that is free. Raises `MappingError` for more than 26 axes.
+    An axis keeps the letter by which a fan-out of the machine knows it, or takes its first one as a
+    capital where that is free. Raises `MappingError` for more than 26 axes.
     """
+    known = {axis for fanout in accelerator.fanouts for dim in fanout.dims for axis in dim.axes}
     letters: dict[str, str] = {}
-    free = list(string.ascii_uppercase)
     for name in sorted(problem.sizes, key=lambda name: (len(name), name)):
-        if not free:
+        parts = [part for part in (name, *name.split("_")) if part in known and len(part) == 1]
+        wanted = [*parts, name[0].upper(), *string.ascii_uppercase]
+        letter = next((letter for letter in wanted if letter not in letters.values()), None)
+        if letter is None:
             raise MappingError("Timeloop names axes by letters: there are 26", value=name)
-        first = name[0].upper()
-        letters[name] = first if first in free else free[0]
-        free.remove(letters[name])
+        letters[name] = letter
     nodes = tuple(
         node if isinstance(node, Keep) else replace(node, axis=letters[node.axis])
         for node in mapping.nodes

@@ -164,7 +164,6 @@ def test_a_mapping_by_hand():
          "different depths"),
         ("spread n in tiles of 1 over PE.x",
          "spread n in tiles of 2 over PE.x\nfor n in tiles of 1", "different depths"),
-        ("spread n in tiles of 1 over PE.x", "spread k in tiles of 1 over PE.x", "two loops of k"),
         ("for m in tiles of 2\n", "for m in tiles of 2\nfor n in tiles of 2\nfor m in tiles of 1\n",
          "two loops of m"),
         ("for n in tiles of 4", "for n in tiles of 5\nfor n in tiles of 2", "tiles of 5 cut in"),
@@ -188,7 +187,7 @@ def test_bounds_that_do_not_multiply_up():
 
 
 def test_letters():
-    """Axes take their first letter where it is free; counts stay."""
+    """Axes take their first letter where it is free, or the one a fan-out knows; counts stay."""
     problem = Problem((Axis("b_m", 6), Axis("b", 4)), (
         Operand("input", parse_access("b_m", "b"), (6, 4), 8),
         Operand("weight", parse_access("b"), (4,), 8),
@@ -196,10 +195,34 @@ def test_letters():
     ))  # fmt: skip
     mapping = parse_mapping("keep input weight output in DRAM\nfor b_m in tiles of 1\n"
                             "for b in tiles of 1")  # fmt: skip
-    named, renamed = rename(problem, mapping)
-    assert [axis.name for axis in named.axes] == ["A", "B"]
     machine = Accelerator(name="m", clock_hz=1, levels=(Memory(name="DRAM"),))
+    named, renamed = rename(problem, mapping, machine)
+    assert [axis.name for axis in named.axes] == ["A", "B"]
     assert simulate(named, renamed, machine) == simulate(problem, mapping, machine)
+    rows = Fanout(name="rows", dims=(FanoutDim(name="x", size=2, axes=("m",)),))
+    machine = Accelerator(name="m", clock_hz=1, levels=(Memory(name="DRAM"), rows))
+    named, _ = rename(problem, mapping, machine)
+    assert [axis.name for axis in named.axes] == ["m", "B"]
+
+
+def test_an_axis_over_both_dimensions_is_laid_out_anew():
+    """Four of k over 2 x 2 copies lie along x alone, n beside it along y: the same counts. Eight of
+    n over 4 x 2 copies have no room along one dimension.
+    """
+    both = "spread k in tiles of 2 over PE.y\nspread k in tiles of 1 over PE.x"
+    text = TEXT.replace("spread k in tiles of 2 over PE.y", both)
+    text = text.replace("spread n in tiles of 1 over PE.x", "spread n in tiles of 2 over PE.x")
+    text = text.replace("for k in tiles of 1", "for n in tiles of 1")
+    mapping = parse_mapping(text)
+    levels = to_levels(MATMUL, mapping, MACHINE)
+    assert [(str(loop), loop.dim) for loop in levels[1].spatial] == [("k=4", "x"), ("n=2,1", "y")]
+    back = from_levels(levels, MATMUL)
+    assert simulate(MATMUL, back, MACHINE) == simulate(MATMUL, mapping, MACHINE)
+    both = "spread n in tiles of 2 over PE.x\nspread n in tiles of 1 over PE.y"
+    text = TEXT.replace("n in tiles of 4", "n in tiles of 8")
+    mapping = parse_mapping(text.replace("spread n in tiles of 1 over PE.x", both))
+    with pytest.raises(MappingError, match=r"n=4,1 along x, n=2 along y"):
+        to_levels(MATMUL, mapping, MACHINE)
 
 
 def test_json_form_is_plain():
