@@ -156,6 +156,8 @@ def cost(
     from hwopt.cost.cost import evaluate
     from hwopt.hardware.library import load
 
+    if to is not None and show_mapping is None:
+        raise HwoptError("says how to write a nest", where="--to", fix="add --show-mapping OP")
     accelerator = load(on)
     graph = _trace(model, mode, batch, seq, dtype, unsupported, knobs)
     program = _program(graph, passes, accelerator)
@@ -169,8 +171,6 @@ def cost(
 
         write_cost_page(result, html)
         err.print(f"wrote {html}")
-    if to is not None and show_mapping is None:
-        raise HwoptError("says how to write a nest", where="--to", fix="add --show-mapping OP")
     if to is not None and show_mapping is not None:
         sys.stdout.write(_in_form(result, show_mapping, to))
     elif json_ and show_mapping is not None:
@@ -352,12 +352,16 @@ def sensitivity(
     if json_:
         print_json([row.to_json() for row in rows])
         return
-    table = Table("parameter", "value", "latency", "energy", "area", "", title=title)
+    table = Table("parameter", "value", "latency", "energy", "area", title=title)
     for row in rows:
-        table.add_row(row.parameter, row.value, *row.shown(), row.note)
-    for column in table.columns[1:5]:
+        table.add_row(row.parameter, row.value, *row.shown())
+    for column in table.columns[1:]:
         column.justify = "right"
+    table.columns[0].no_wrap = True
     out.print(table)
+    for row in rows:
+        if row.note:
+            out.print(f"{row.parameter}: {row.note}", markup=False)
 
 
 @app.command()

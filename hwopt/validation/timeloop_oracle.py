@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hwopt.errors import FileFormatError
+from hwopt.errors import FileFormatError, HwoptError
 from hwopt.files import parse_json, read_text
 from hwopt.hardware.accelerator import ROLES, OperandRole
 from hwopt.mapping.problem import Problem
@@ -51,15 +51,25 @@ def oracle_rows(path: Path) -> list[Row]:
         if not records:
             raise FileFormatError("no records", where=str(path))
         read = {name: _Problem(name, problem) for name, problem in problems.items()}
-        return [
-            _Record(record, arches[record["arch"]], read[record["problem"]]).row()
-            for record in records
-        ]
+        return [_row(record, arches, read, str(path)) for record in records]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise FileFormatError(
             "not a file of Timeloop records", where=str(path),
             value=f"{type(error).__name__}: {error}",
             allowed="arch, problems and records with mapping, levels and summary",
+        ) from error  # fmt: skip
+
+
+def _row(
+    record: dict[str, Any], arches: dict[str, Any], problems: dict[str, _Problem], where: str
+) -> Row:
+    """One record; what is wrong with it names its case."""
+    try:
+        return _Record(record, arches[record["arch"]], problems[record["problem"]]).row()
+    except HwoptError as error:
+        raise FileFormatError(
+            error.what, where=f"{where}, {record.get('case')}: {error.where}", value=error.value,
+            allowed=error.allowed,
         ) from error  # fmt: skip
 
 
@@ -89,9 +99,7 @@ class _Record:
         mapping, names = self.record["mapping"], list(self.memories)
         unknown = set(mapping["temporal"]) - set(names)
         if unknown:
-            raise FileFormatError(
-                "no such memory", where=self.record["case"], value=sorted(unknown)
-            )
+            raise FileFormatError("no such memory", where="mapping.temporal", value=sorted(unknown))
         levels = []
         for name, level in self.memories.items():
             kept = {

@@ -121,6 +121,26 @@ def test_other_files(tmp_path, text, word):
         validate("timeloop", path)
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"mapping": {"temporal": {"DRAM": [["M", 8]]}}}, "RS: C: bounds do not multiply"),
+        ({"mapping": {"temporal": {"L9": []}}}, "RS: mapping.temporal: no such memory"),
+        ({"mapping": {"temporal": {"DRAM": [["M", "x"]]}}}, "ValueError"),
+        ({"arch": "other"}, "KeyError: 'other'"),
+        ({"levels": [{"level": "GLB", "Inputs": {}}]}, "KeyError"),
+    ],
+)  # fmt: skip
+def test_bad_records(tmp_path, change, word):
+    """Each is one error; what is wrong with a mapping names its record."""
+    data = json.loads(ORACLE.read_text())
+    data["records"] = [{**data["records"][0], **change}]
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(FileFormatError, match=word):
+        validate("timeloop", path)
+
+
 def test_a_folder_without_either(tmp_path):
     """The message names the files that are looked for."""
     with pytest.raises(PathError, match=r"timeloop_oracle\.json or timeloop_gemmini"):
