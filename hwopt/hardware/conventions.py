@@ -41,7 +41,7 @@ TIMELOOP = Conventions("timeloop", fetch="changed", strided="bounding", padding=
 ACCELFORGE = Conventions(
     "accelforge", fetch="counted", halo="none", strided="bounding", padding="counted"
 )
-ZIGZAG = Conventions("zigzag", halo="none", strided="bounding", padding="counted")
+ZIGZAG = Conventions("zigzag", halo="none", padding="counted")
 SCALESIM = Conventions("scalesim", halo="none")
 
 CONVENTIONS: dict[str, Conventions] = {
