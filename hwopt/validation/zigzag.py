@@ -177,7 +177,9 @@ def _notes(found: list[dict[str, Any]], checked: int, guessed: list[str]) -> Ite
                       for unit in ("cycles", "pj"))  # fmt: skip
         yield (
             f"{workload}, {opt}, {version}: {cycles[0]:,.0f} cycles (theirs {cycles[1]:,.0f}), "
-            f"{pj[0] / 1e6:,.1f} µJ (theirs {pj[1] / 1e6:,.1f})"
+            f"{pj[0] / 1e6:,.1f} µJ (theirs {pj[1] / 1e6:,.1f}); by itself, least "
+            f"{sum(r['least_cycles'] for r in rows):,.0f} cycles, "
+            f"{sum(r['least_pj'] for r in rows) / 1e6:,.1f} µJ"
         )
     gains = sorted(found, key=lambda r: r["ours_cycles"] / r["theirs_cycles"])
     for row in [r for r in found if r["worse"]] or gains[:3]:

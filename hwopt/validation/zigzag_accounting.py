@@ -24,8 +24,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from hwopt.validation.zigzag_links import Link, Links, Nest, spreads
-from hwopt.validation.zigzag_machine import Array, Layer, Port, Store
+from hwopt.validation.zigzag_links import End, Link, Links, Loop, Nest, spreads
+from hwopt.validation.zigzag_machine import Array, Layer, Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,30 @@ class Accountant:
         self.layer, self.array, self.release = layer, array, release
         self.exact = spreads(layer, array, whole=False)
         self.whole = spreads(layer, array, whole=True)
+        self.known: dict[tuple[bool, str, tuple[Loop, ...], tuple[int, ...]], Links] = {}
 
     def price(self, nest: Nest) -> Cost:
         """Energy and latency."""
         return _Accounting(nest, self).cost
 
+    def links(self, nest: Nest, name: str, *, whole: bool) -> Links:
+        """The links of an operand, which depend on its own keeps alone: made once."""
+        whole = whole and self.whole != self.exact
+        key = whole, name, nest.loops, nest.held[name]
+        if key not in self.known:
+            spread = (self.whole if whole else self.exact)[name]
+            self.known[key] = Links(name, nest, self.layer, self.array.path[name], spread)
+        return self.known[key]
+
     def fits(self, nest: Nest) -> bool:
-        """Whether every memory holds its tiles; sums that are not final are wide."""
+        """Whether every memory holds its tiles. Sums are wide where something is still added to
+        them, be it on their way up from that memory.
+        """
         used = dict.fromkeys((store.name for store in self.array.stores), 0.0)
         for name in self.layer.operands:
             sizes: dict[str, float] = {}
             spread, done = self.exact[name], 0
-            for number, store in enumerate(self.array.path(name)):
+            for number, store in enumerate(self.array.path[name]):
                 end = nest.held[name][number]
                 for loop, size in (*spread[number], *nest.loops[done:end]):
                     sizes[loop] = sizes.get(loop, 1) * size
@@ -103,7 +115,9 @@ class Accountant:
                     if above & self.layer.irrelevant[name]:
                         bits = self.layer.partial_bits
                 used[store.name] += self.layer.tile(name, sizes) * bits
-        return all(used[store.name] <= store.bits for store in self.array.stores)
+                if used[store.name] > store.bits:
+                    return False
+        return True
 
 
 class _Accounting:
@@ -112,14 +126,10 @@ class _Accounting:
     def __init__(self, nest: Nest, accountant: Accountant) -> None:
         self.layer, self.array = accountant.layer, accountant.array
         self.release = accountant.release
-        exact, whole = ({
-            name: Links(name, nest, self.layer, self.array.path(name), spread[name])
-            for name in self.layer.operands
-        } for spread in (accountant.exact, accountant.whole))  # fmt: skip
-        self.energy_links = [link for operand in exact.values() for link in operand.links()]
-        self.links = [link for operand in whole.values() for link in operand.links()]
-        self.busy = {name: operand.busy_bits() for name, operand in exact.items()}
-        self.innermost = {name: operand.tile_bits()[0] for name, operand in whole.items()}
+        self.exact, self.whole = (
+            {name: accountant.links(nest, name, whole=cut) for name in self.layer.operands}
+            for cut in (False, True)
+        )
         self.total = math.prod(size for _, size in nest.loops)
 
     @cached_property
@@ -133,32 +143,26 @@ class _Accounting:
 
     def energy(self) -> float:
         """Picojoules of all transfers and of the MACs."""
-        total = self.layer.macs * self.array.mac_pj
-        for link in self.energy_links:
-            for store, way, amount, copies in link.ends:
-                if (port := store.port(link.operand, way)) is not None:
-                    steps = math.ceil(amount * link.bits / port.least_bits)
-                    share = port.least_bits / port.width_bits
-                    each = store.read_pj if way in ("tl", "th") else store.write_pj
-                    total += int(steps * share * link.count * copies) * each
-        return total
-
-    def _needed(self, link: Link, store: Store, way: str, amount: int) -> int:
-        port = store.port(link.operand, way)
-        return math.ceil(amount * link.bits / port.width_bits) if port else 0
+        moved = sum(
+            end.picojoules
+            for links in self.exact.values()
+            for link in links.links
+            for end in link.ends
+        )
+        return moved + self.layer.macs * self.array.mac_pj
 
     @cached_property
     def _doubled(self) -> set[tuple[str, int]]:
         """(operand, memory) with room for the next tile, in the order in which they claim it."""
         shared: dict[str, float] = {}
         own: dict[tuple[str, int], float] = {}
-        for name, busy in self.busy.items():
-            for number, store in enumerate(self.array.path(name)):
-                own[name, number] = busy[number] / store.bits
+        for name, links in self.exact.items():
+            for number, store in enumerate(links.path):
+                own[name, number] = links.busy_bits[number] / store.bits
                 shared[store.name] = shared.get(store.name, 0.0) + own[name, number]
         found = set()
         for (name, number), part in own.items():
-            memory = self.array.path(name)[number].name
+            memory = self.array.path[name][number].name
             if shared[memory] <= 0.5:
                 found.add((name, number))
             elif part <= 1 - shared[memory]:
@@ -167,22 +171,23 @@ class _Accounting:
         return found
 
     def _allowed(self, link: Link) -> int:
-        if (link.operand, link.number - 1) in self._doubled:
+        if (link.operand, link.memory - 1) in self._doubled:
             return link.period
         return int(link.period / link.still)
 
     @cached_property
-    def _traffic(self) -> list[tuple[Port, list[tuple[Link, Store, str, int]]]]:
-        """For each port: link, memory, way and elements per period of what it carries."""
+    def _traffic(self) -> list[tuple[Port, list[tuple[Link, End]]]]:
+        """What each port carries, in the order in which it lists it."""
         found = []
         ends = {
-            (store.name, link.operand, way): (link, store, way, amount)
-            for link in self.links
-            for store, way, amount, _ in link.ends
+            (end.store.name, link.operand, end.way): (link, end)
+            for links in self.whole.values()
+            for link in links.links
+            for end in link.ends
         }
         for store in self.array.stores:
             for port in store.ports:
-                keys = [(store.name, operand, way) for operand, way in port.serves]
+                keys = [(store.name, *served) for served in port.serves]
                 found.append((port, [ends[key] for key in keys if key in ends]))
         return found
 
@@ -191,10 +196,9 @@ class _Accounting:
         worst = 0
         for _, traffic in self._traffic:
             duties = [
-                _Duty(self._needed(link, store, way, amount), self._allowed(link),
-                      link.period, link.count)
-                for link, store, way, amount in traffic
-            ]  # fmt: skip
+                _Duty(end.cycles, self._allowed(link), link.period, link.count)
+                for link, end in traffic
+            ]
             if len(duties) == 1:
                 worst = max(worst, duties[0].excess)
             elif duties:
@@ -211,37 +215,37 @@ class _Accounting:
         found: dict[Transfer, float] = {}
         for port, traffic in self._traffic:
             once, average = [], 0
-            for link, store, way, amount in traffic:
-                if link.operand == "O" and way in ("tl", "fh"):
+            for link, end in traffic:
+                if link.operand == "O" and end.way in ("tl", "fh"):
                     continue
-                memory = link.number - (store is link.below)
-                key = (link.operand, memory, way)
-                found[key] = self._needed(link, store, way, amount)
+                key = (link.operand, link.memory - (not end.upper), end.way)
+                found[key] = end.cycles
                 if link.count == 1:
                     once.append(key)
                 else:
-                    average += int(link.tile * link.bits / link.period
-                                   * (1 if store is link.below else link.width))  # fmt: skip
+                    average += int(end.amount * link.bits / link.period)
             computing = self.total + stall
             idle = max(0, (port.width_bits - average) / port.width_bits * computing)
-            floor = [math.ceil(self.innermost[key[0]] / port.width_bits) for key in once]
+            floor = [math.ceil(self._innermost(key[0]) / port.width_bits) for key in once]
             left = _hide([found[key] for key in once], floor, idle, self.release.loading)
             found.update(zip(once, left, strict=True))
         return found
+
+    def _innermost(self, name: str) -> int:
+        """Bits of one tile in one copy of an operand's innermost memory."""
+        return self.whole[name].tiles[1] * self.whole[name].bits[1]
 
     def _onload(self, first: dict[Transfer, float]) -> float:
         parts = {}
         for name in ("I", "W"):
             alone = half = shared = 0.0
-            path = self.array.path(name)
+            path = self.array.path[name]
             for number in range(len(path) - 1):
                 longer = max(
                     first.get((name, number, "fh"), 0), first.get((name, number + 1, "tl"), 0)
                 )
-                both = [
-                    port is not None and port.feeds_both_inputs
-                    for port in (path[number].port(name, "fh"), path[number + 1].port(name, "tl"))
-                ]
+                ports = path[number].port.get((name, "fh")), path[number + 1].port.get((name, "tl"))
+                both = [port is not None and port.feeds_both_inputs for port in ports]
                 if all(both):
                     shared += longer
                 elif any(both):
@@ -255,7 +259,7 @@ class _Accounting:
         )
 
     def _offload(self, first: dict[Transfer, float]) -> float:
-        levels = range(len(self.array.path("O")) - 1)
+        levels = range(len(self.array.path["O"]) - 1)
         return sum(
             max(first.get(("O", n, "th"), 0), first.get(("O", n + 1, "fl"), 0)) for n in levels
         )

@@ -48,40 +48,36 @@ def as_holds(held: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, .
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """What one memory does for a link: elements per period, the cycles they take there, and the
+    picojoules of all periods and copies. `upper`: it is the outer end.
+    """
+
+    store: Store
+    way: str
+    amount: int
+    cycles: int
+    picojoules: float
+    upper: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
-    """One operand between two stops. `below` is None where the lower one is the MACs.
+    """One operand between two stops; `memory` numbers the upper one from the inside out.
 
     `tile` and `width`: elements in one lower copy, and how many different ones the upper end feeds;
     `still`: the loops of the lower memory, from the outermost, in which its tile stays as it is.
     """
 
     operand: str
-    number: int
-    below: Store | None
-    store: Store
+    memory: int
     period: int
     count: int
     tile: int
     width: int
-    copies_below: int
-    copies: int
     bits: int
-    returns: bool
     still: int
-
-    @property
-    def ends(self) -> tuple[tuple[Store, str, int, int], ...]:
-        """(memory, way, elements per period, copies) of every transfer of this link."""
-        up, down = self.operand == "O", self.operand != "O" or self.returns
-        found = []
-        for store, ways, amount, copies in (
-            (self.store, ("fl", "tl"), self.tile * self.width, self.copies),
-            (self.below, ("th", "fh"), self.tile, self.copies_below),
-        ):
-            if store is not None:
-                found += [(store, ways[0], amount, copies)] * up
-                found += [(store, ways[1], amount, copies)] * down
-        return tuple(found)
+    ends: tuple[End, ...]
 
 
 def unrolled(layer: Layer, array: Array, *, whole: bool) -> dict[str, dict[str, float]]:
@@ -118,14 +114,14 @@ def spreads(layer: Layer, array: Array, *, whole: bool) -> dict[str, Spread]:
         left = unrolled(layer, array, whole=whole)
         levels = [
             [pair for dim in store.serves for pair in left.pop(dim, {}).items()]
-            for store in array.path(name)
+            for store in array.path[name]
         ]
         found[name] = [*levels, [pair for loops in left.values() for pair in loops.items()]]
     return found
 
 
 class Links:
-    """The links of one operand."""
+    """The links of one operand in a nest, and what its memories hold."""
 
     def __init__(
         self, name: str, nest: Nest, layer: Layer, path: tuple[Store, ...], spread: Spread
@@ -135,6 +131,10 @@ class Links:
         ends = (0, *nest.held[name])
         self.loops = self._settled([list(nest.loops[a:b]) for a, b in itertools.pairwise(ends)])
         self.total = math.prod(size for _, size in nest.loops)
+        self.copies = [
+            round(math.prod(size for level in spread[stop:] for _, size in level))
+            for stop in range(len(path) + 1)
+        ]
 
     def _settled(self, levels: list[list[Loop]]) -> list[list[Loop]]:
         """Innermost loops that leave the tile as it is move down, as far as they go."""
@@ -144,69 +144,95 @@ class Links:
                     levels[lower - 1].append(levels[lower].pop(0))
         return levels
 
-    def links(self) -> Iterator[Link]:
-        """From the inside out."""
-        copies = [
-            round(math.prod(size for level in self.spread[stop:] for _, size in level))
+    @cached_property
+    def tiles(self) -> list[int]:
+        """Elements of one tile in one copy of each stop, the MACs first."""
+        sizes: dict[str, float] = {}
+        found = [1]
+        for spatial, temporal in zip(self.spread, self.loops, strict=False):
+            for loop, size in (*spatial, *temporal):
+                sizes[loop] = sizes.get(loop, 1) * size
+            found.append(round(self.layer.tile(self.name, sizes)))
+        return found
+
+    @cached_property
+    def bits(self) -> list[int]:
+        """Bits of an element as it leaves each stop upwards."""
+        final = self.layer.bits[self.name]
+        return [
+            self.layer.partial_bits if self._unfinished(stop) else final
             for stop in range(len(self.path) + 1)
         ]
-        spatial: dict[str, float] = {}
-        sizes: dict[str, float] = {}
+
+    def _unfinished(self, stop: int) -> bool:
+        """Whether outputs that leave a stop still have to be added up: in time above, or in space
+        beyond the next memory (sums over what lies between stop and memory are made on the way).
+        """
+        return self.name == "O" and any(
+            loop in self.irrelevant and size > 1
+            for number in range(stop, len(self.path))
+            for loop, size in (*self.loops[number], *self.spread[number + 1])
+        )
+
+    @cached_property
+    def busy_bits(self) -> list[int]:
+        """For each memory: the part of its tile that is in use at a time (outermost loops that
+        index the operand leave the rest of it free for the next tile).
+        """
+        relevant = self.layer.relevant[self.name]
+        return [
+            tile * bits // _outer(loops, relevant)
+            for tile, bits, loops in zip(self.tiles[1:], self.bits[1:], self.loops, strict=True)
+        ]
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """From the inside out."""
         period = 1
         for loop, size in self.loops[0] if self.name != "O" else ():
             if loop not in self.irrelevant:
                 break
             period *= size
-        for number, store in enumerate(self.path):
-            below = self.loops[number - 1] if number else []
-            tile = round(self.layer.tile(self.name, sizes))
-            before = self.layer.tile(self.name, spatial)
-            for loop, copies_of in self.spread[number]:
-                spatial[loop] = spatial.get(loop, 1) * copies_of
-                sizes[loop] = sizes.get(loop, 1) * copies_of
-            width = round(self.layer.tile(self.name, spatial) / before)
-            partial = self.name == "O" and self._unfinished(number)
-            bits = self.layer.partial_bits if partial else self.layer.bits[self.name]
-            yield Link(
-                self.name, number, self.path[number - 1] if number else None, store, period,
-                self.total // period, tile, width, copies[number], copies[number + 1], bits,
-                returns=partial, still=_outer(below, self.irrelevant),
-            )  # fmt: skip
-            for loop, size in self.loops[number]:
-                sizes[loop] = sizes.get(loop, 1) * size
-            period = math.prod(size for level in self.loops[: number + 1] for _, size in level)
-
-    def _unfinished(self, stop: int) -> bool:
-        """Whether what leaves a stop still has to be added up: in time above, or in space beyond
-        the next memory (sums over what lies between stop and memory are made on the way).
-        """
-        for number in range(stop, len(self.path)):
-            loops = [*self.loops[number], *self.spread[number + 1]]
-            if any(loop in self.irrelevant and size > 1 for loop, size in loops):
-                return True
-        return False
-
-    def tile_bits(self) -> list[int]:
-        """Bits of one tile in one copy of each memory."""
-        sizes: dict[str, float] = {}
         found = []
-        for number in range(len(self.path)):
-            for loop, size in (*self.spread[number], *self.loops[number]):
-                sizes[loop] = sizes.get(loop, 1) * size
-            partial = self.name == "O" and self._unfinished(number + 1)
-            bits = self.layer.partial_bits if partial else self.layer.bits[self.name]
-            found.append(round(self.layer.tile(self.name, sizes)) * bits)
-        return found
+        spatial: dict[str, float] = {}
+        reach = 1.0
+        for stop in range(len(self.path)):
+            for loop, copies in self.spread[stop]:
+                spatial[loop] = spatial.get(loop, 1) * copies
+            before, reach = reach, self.layer.tile(self.name, spatial)
+            width = round(reach / before)
+            count = self.total // period
+            ends = tuple(self._ends(stop, width, count))
+            below = self.loops[stop - 1] if stop else []
+            found.append(
+                Link(
+                    self.name, stop, period, count, self.tiles[stop], width, self.bits[stop],
+                    _outer(below, self.irrelevant), ends,
+                )
+            )  # fmt: skip
+            period = math.prod(size for level in self.loops[: stop + 1] for _, size in level)
+        return tuple(found)
 
-    def busy_bits(self) -> list[int]:
-        """The part of each of these tiles that is in use at a time: outermost loops that index the
-        operand leave the rest of it free for the next tile.
-        """
-        relevant = self.layer.relevant[self.name]
-        return [
-            bits // _outer(loops, relevant)
-            for bits, loops in zip(self.tile_bits(), self.loops, strict=True)
-        ]
+    def _ends(self, stop: int, width: int, count: int) -> Iterator[End]:
+        """Both memories of the link above a stop, in each direction that it has."""
+        ways = ("fl", "th") if self.name == "O" else ()
+        if self.name != "O" or self._unfinished(stop):
+            ways = (*ways, "tl", "fh")
+        for way in ways:
+            upper = way in ("fl", "tl")
+            if not upper and not stop:
+                continue
+            store = self.path[stop if upper else stop - 1]
+            amount = self.tiles[stop] * (width if upper else 1)
+            port = store.port.get((self.name, way))
+            cycles, picojoules = 0, 0.0
+            if port is not None:
+                cycles = math.ceil(amount * self.bits[stop] / port.width_bits)
+                steps = math.ceil(amount * self.bits[stop] / port.least_bits)
+                words = steps * (port.least_bits / port.width_bits) * count
+                each = store.read_pj if way in ("tl", "th") else store.write_pj
+                picojoules = int(words * self.copies[stop + upper]) * each
+            yield End(store, way, amount, cycles, picojoules, upper)
 
 
 def _outer(loops: list[Loop], chosen: frozenset[str]) -> int:

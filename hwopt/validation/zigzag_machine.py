@@ -50,9 +50,10 @@ class Store:
     serves: tuple[str, ...]
     ports: tuple[Port, ...]
 
-    def port(self, operand: str, way: str) -> Port | None:
-        """The port of one kind of transfer."""
-        return next((port for port in self.ports if (operand, way) in port.serves), None)
+    @cached_property
+    def port(self) -> dict[tuple[str, str], Port]:
+        """By operand and way: what carries it."""
+        return {served: port for port in reversed(self.ports) for served in port.serves}
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,13 @@ class Array:
         """Multiply-accumulate units."""
         return math.prod(self.dims.values())
 
-    def path(self, operand: str) -> tuple[Store, ...]:
-        """The memories of one operand, innermost first."""
-        return tuple(store for store in self.stores if operand in store.operands)
+    @cached_property
+    def path(self) -> dict[str, tuple[Store, ...]]:
+        """By operand: its memories, innermost first."""
+        return {
+            operand: tuple(store for store in self.stores if operand in store.operands)
+            for operand in OPERANDS
+        }
 
 
 LOOPS = ("B", "H", "G", "K", "C", "OX", "OY", "FX", "FY", "D")

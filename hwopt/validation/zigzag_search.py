@@ -5,10 +5,12 @@ one element of each operand, as wide as what they use together; what is left are
 memories in a row, which is what `best_mapping` gets. It minimises latency, energy and EDP of our
 own model, with all of the memories, with half of the one-operand memories inside the array (which
 leaves room to load the next tile), and with ever less of the others (which makes first tiles
-short). Our model overlaps all transfers and has no first tiles, so each result is then improved
-under ZigZag's accounting by single steps: swap two neighbouring loops, move a keep by one loop or
-all the way out, cut a loop in two. Every nest on the way counts; `front` keeps those that no other
-one betters in latency and energy at once.
+short). Our model overlaps all transfers and has no first tiles, so each result, and one plain nest,
+is then improved under ZigZag's accounting by single steps: swap two neighbouring loops, move a keep
+by one loop or all the way out, cut a loop in two. From the best by each objective, a loop or a part
+of it is put outside all others and keeps are moved again. Every nest on the way counts: `front`
+keeps those that no other one betters in latency and energy at once, and tries all steps from each
+of these.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def _folding(folded: Folded, store: Store) -> tuple[float, float]:
     times its bits are moved by all copies together.
     """
     name = store.operands[0]
-    path = folded.array.path(name)
+    path = folded.array.path[name]
     levels = spreads(folded.layer, folded.array, whole=False)[name]
     place = path.index(store)
     below = {loop: size for level in levels[: place + 1] for loop, size in level}
@@ -191,7 +193,7 @@ def nest_of(mapping: Mapping, problem: Problem, array: Array) -> Nest:
     held: dict[str, list[int]] = {}
     for role in problem.operand:
         ends, last = [], 0
-        for store in array.path(LETTER[role]):
+        for store in array.path[LETTER[role]]:
             key = store.name, LETTER[role]
             last = len(loops) - outside[key] if key in outside else last
             ends.append(last)
@@ -244,27 +246,40 @@ def front(
             known[nest] = accountant.price(nest) if accountant.fits(nest) else None
         return known[nest]
 
-    for nest, objective in itertools.product(begin, OBJECTIVES):
-        descend(nest, cost, KEYS[objective])
-    points = sorted(
-        (Point(found, nest) for nest, found in known.items() if found is not None),
-        key=lambda point: KEYS["latency"](point.cost),
-    )
+    for nest, objective in itertools.product((*begin, plain(layer, array)), OBJECTIVES):
+        descend(nest, cost, KEYS[objective], neighbours)
+    for key in KEYS.values():
+        best = min(_unbettered(known), key=lambda point: key(point.cost))
+        for nest in kicks(best.nest):
+            descend(nest, cost, KEYS["latency"], moves)
+    seen: set[Nest] = set()
+    while fresh := [point.nest for point in _unbettered(known) if point.nest not in seen]:
+        for nest in fresh:
+            seen.add(nest)
+            for step in neighbours(nest):
+                cost(step)
+    return _unbettered(known)
+
+
+def _unbettered(known: dict[Nest, Cost | None]) -> tuple[Point, ...]:
+    """The front of what has been priced, by latency."""
     kept: list[Point] = []
-    for point in points:
+    points = [Point(found, nest) for nest, found in known.items() if found is not None]
+    for point in sorted(points, key=lambda point: KEYS["latency"](point.cost)):
         if not kept or point.cost.energy < kept[-1].cost.energy:
             kept.append(point)
     return tuple(kept)
 
 
 def descend(
-    nest: Nest, cost: Callable[[Nest], Cost | None], key: Callable[[Cost], tuple[float, float]]
-) -> None:
-    """Take the best single step until none is better."""
+    nest: Nest, cost: Callable[[Nest], Cost | None],
+    key: Callable[[Cost], tuple[float, float]], steps: Callable[[Nest], Iterator[Nest]],
+) -> None:  # fmt: skip
+    """Take the best step until none is better."""
     here = cost(nest)
     while here is not None:
-        steps = [(key(found), step) for step in neighbours(nest) if (found := cost(step))]
-        best = min(steps, key=lambda item: item[0], default=None)
+        found = [(key(there), step) for step in steps(nest) if (there := cost(step))]
+        best = min(found, key=lambda item: item[0], default=None)
         if best is None or not best[0] < key(here):
             return
         nest = best[1]
@@ -277,22 +292,40 @@ def neighbours(nest: Nest) -> Iterator[Nest]:
         if loop != outer:
             swapped = (*nest.loops[:i], nest.loops[i + 1], nest.loops[i], *nest.loops[i + 2 :])
             yield replace(nest, loops=swapped)
-    yield from _moved(nest, tuple(range(len(nest.loops) + 1)))
+    yield from moves(nest)
+    for cut, place in _cuts(nest):
+        yield cut
+        yield from moves(cut, (place,))
+
+
+def kicks(nest: Nest) -> Iterator[Nest]:
+    """With one loop, or a part of it, outside all others, and out of every memory that held it."""
+    for cut, place in [(nest, i) for i in range(len(nest.loops) - 1)] + list(_cuts(nest)):
+        loops = (*cut.loops[:place], *cut.loops[place + 1 :], cut.loops[place])
+        holds = tuple(
+            (name, (*(end - (end > place) for end in ends[:-1]), ends[-1]))
+            for name, ends in cut.holds
+        )
+        yield Nest(loops, holds)
+
+
+def _cuts(nest: Nest) -> Iterator[tuple[Nest, int]]:
+    """With one loop in two, and the place of the outer part."""
     if len(nest.loops) >= MOST_LOOPS:
         return
     for i, (loop, size) in enumerate(nest.loops):
         for part in _parts(size):
             loops = (*nest.loops[:i], (loop, part), (loop, size // part), *nest.loops[i + 1 :])
             holds = tuple((n, tuple(e + (e > i) for e in ends)) for n, ends in nest.holds)
-            cut = Nest(loops, holds)
-            yield cut
-            yield from _moved(cut, (i + 1,))
+            yield Nest(loops, holds), i + 1
 
 
-def _moved(nest: Nest, to: tuple[int, ...]) -> Iterator[Nest]:
-    """The nests in which one memory, but not an operand's outermost, holds just so many loops: one
-    more, one fewer, or all.
+def moves(nest: Nest, to: tuple[int, ...] | None = None) -> Iterator[Nest]:
+    """The nests in which one memory, but not an operand's outermost, holds one loop more or fewer,
+    or all; `to` allows only so many loops.
     """
+    if to is None:
+        to = tuple(range(len(nest.loops) + 1))
     for number, (name, ends) in enumerate(nest.holds):
         for place, end in enumerate(ends[:-1]):
             least, most = (ends[place - 1] if place else 0), ends[place + 1]
@@ -326,11 +359,11 @@ def plain(layer: Layer, array: Array) -> Nest:
     names = sorted(sizes, key=lambda loop: order.index(loop) if loop in order else len(order))
     loops = tuple((name, sizes[name]) for name in names)
     held = {
-        name: [0] * (len(array.path(name)) - 1) + [len(loops)] for name in layer.operands
+        name: [0] * (len(array.path[name]) - 1) + [len(loops)] for name in layer.operands
     }  # fmt: skip
     for store in array.stores[:-1]:
         for name in store.operands:
-            place = array.path(name).index(store)
+            place = array.path[name].index(store)
             for end in range(len(loops) + 1):
                 tried = {n: list(ends) for n, ends in held.items()}
                 tried[name][place:-1] = [end] * (len(tried[name]) - 1 - place)
