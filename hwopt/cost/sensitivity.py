@@ -66,7 +66,7 @@ class Elasticity:
         low, high = self.factors
         if not self.is_known:
             return "no other value fits"
-        return "" if self.factors == FACTORS else f"from x{low:.3g} to x{high:.3g}"
+        return "" if self.factors == FACTORS else f"measured from x{low:.3g} to x{high:.3g} of it"
 
     def to_json(self) -> dict[str, Any]:
         """Flat, for `hwopt sensitivity --json`; null where there is no number."""

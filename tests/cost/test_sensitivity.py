@@ -117,7 +117,7 @@ def test_what_cannot_be_halved_is_measured_upwards(make):
     rows = {row.parameter: row for row in elasticities(make.layer(4, 4, 4), machine, model)}
     for name in ("GLB.capacity", "model.rows", "model.one"):
         assert rows[name].factors == (1, 2)
-        assert rows[name].note == "from x1 to x2"
+        assert rows[name].note == "measured from x1 to x2 of it"
         assert rows[name].is_known
     assert not rows["model.odd"].is_known
     assert rows["model.odd"].shown() == ["-"] * 3

@@ -64,5 +64,5 @@ def test_the_page_has_picture_and_numbers():
     assert "<svg" in text
     assert "net on &lt;chip&gt;" in text
     assert "<td>model.&lt;width&gt;</td><td>8</td><td>+1.60</td>" in text
-    assert "from x1 to x2" in text
+    assert "measured from x1 to x2 of it" in text
     assert not re.search(r"(src|href)\s*=\s*[\"']https?:|@import", text)
