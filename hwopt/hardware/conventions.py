@@ -38,6 +38,7 @@ class Conventions:
 
 NATIVE = Conventions()
 TIMELOOP = Conventions("timeloop", fetch="changed", strided="bounding", padding="counted")
+"""The nearest these choices come; `mapping.timeloop_counts` counts exactly as Timeloop does."""
 ACCELFORGE = Conventions(
     "accelforge", fetch="counted", halo="none", strided="bounding", padding="counted"
 )
