@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-rlhf test check bench test-all schemas clean
+.PHONY: demo demo-rlhf test check bench bench-peers test-all schemas clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +37,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/zero_matrix.py
 
+# The tools of others that benchmarks run beside ours, in an environment of their own.
+$(PEERS)/.installed: benchmarks/requirements-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+bench-peers: $(PEERS)/.installed
+
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 tests
 
@@ -44,4 +53,4 @@ schemas: $(VENV)/.installed
 	$(BIN)/python -m rlhf.cli schema -o schemas
 
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf $(VENV) $(PEERS) runs .cache
