@@ -205,6 +205,8 @@ def starts(layer: Layer, array: Array) -> tuple[Nest, ...]:
     """What the mapper finds best in each of the rooms, by each objective."""
     folded = fold(layer, array)
     problem = problem_of(folded)
+    if not problem.axes:
+        return ()  # all of the layer is laid out in space
     found: dict[Nest, None] = {}
     for shared, inside in ROOMS:
         machine = machine_of(folded, shared, inside)
