@@ -34,8 +34,9 @@ from hwopt.mapping.analysis import PER_LEVEL, Analysis, Flow, Price, price
 from hwopt.mapping.forms import nodes_from_json
 from hwopt.mapping.mapping import Mapping, parse_mapping
 from hwopt.mapping.problem import Operand, Problem
-from hwopt.mapping.timeloop import from_levels, to_levels
+from hwopt.mapping.timeloop import from_levels
 from hwopt.mapping.timeloop_counts import count
+from hwopt.mapping.timeloop_levels import to_levels
 from hwopt.mapping.timeloop_problem import CNN_LAYER, data_space_roles, read_problem
 from hwopt.mapping.timeloop_text import looks_like_text, on_machine, parse_text
 from hwopt.mapping.timeloop_yaml import read_directives

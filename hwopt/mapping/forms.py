@@ -23,7 +23,8 @@ from hwopt.files import dump_yaml
 from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
 from hwopt.mapping.mapping import Keep, Loop, Mapping, Node, Spread
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.timeloop import rename, to_levels
+from hwopt.mapping.timeloop import rename
+from hwopt.mapping.timeloop_levels import to_levels
 from hwopt.mapping.timeloop_problem import read_problem, write_problem
 from hwopt.mapping.timeloop_text import print_text
 from hwopt.mapping.timeloop_yaml import print_directives

@@ -23,8 +23,8 @@ from hwopt.mapping.timeloop import (
     from_levels,
     rename,
     spatial_dims,
-    to_levels,
 )
+from hwopt.mapping.timeloop_levels import to_levels
 from hwopt.mapping.traffic import analyse
 from hwopt.mapping.verify import verify_mapping
 from hwopt.testing import machines, mappings, problems
@@ -43,6 +43,13 @@ MACHINE = Accelerator(
         Memory(name="DRAM"), Memory(name="GLB", bypass=("weight",)),
         Fanout(name="PE", dims=(FanoutDim(name="x", size=5), FanoutDim(name="y", size=4))),
         Memory(name="spad", bypass=ROLES),
+    ),
+)  # fmt: skip
+PLAIN = Accelerator(
+    name="plain", clock_hz=1e9,
+    levels=(
+        Memory(name="DRAM"), Memory(name="GLB", bypass=ROLES),
+        Fanout(name="PE", dims=(FanoutDim(name="x", size=2),)),
     ),
 )  # fmt: skip
 TEXT = """
@@ -176,6 +183,42 @@ def test_what_timeloop_cannot_express_is_refused(old, new, word):
     mapping = parse_mapping(text)
     with pytest.raises(MappingError, match=word):
         to_levels(MATMUL, mapping, MACHINE)
+
+
+WINDOW = Problem(
+    (Axis("p", 8), Axis("r", 3)),
+    (
+        Operand("input", parse_access("p + r"), (10,), 8),
+        Operand("weight", parse_access("r"), (3,), 8),
+        Operand("output", parse_access("p"), (8,), 8),
+    ),
+)
+
+
+def test_a_window_with_two_loops_along_it_is_refused():
+    """Joined, the two loops would slide the window all along: 10 words where there are 12. Above a
+    keep of other operands they may join.
+    """
+    text = "keep input weight output in DRAM\nfor p in tiles of 4\nfor p in tiles of 2\n"
+    rest = "in GLB\nfor r in tiles of 1\nfor p in tiles of 1"
+    with pytest.raises(MappingError, match="two loops of p at DRAM"):
+        to_levels(WINDOW, parse_mapping(f"{text}keep input weight output {rest}"), PLAIN)
+    levels = to_levels(WINDOW, parse_mapping(f"{text}keep weight output {rest}"), PLAIN)
+    assert [str(loop) for loop in levels[0].temporal] == ["p=4"]
+
+
+def test_a_window_spread_above_its_keep_is_refused():
+    """The keep fetches it whole; with the spatial loop below, in Timeloop's order, it slides."""
+    text = """keep input weight output in DRAM
+for p in tiles of 2
+spread p in tiles of 1 over PE.x
+keep input weight output in GLB
+for r in tiles of 1"""
+    with pytest.raises(MappingError, match="a spatial loop along a window"):
+        to_levels(WINDOW, parse_mapping(text), PLAIN)
+    below = text.replace("spread p in tiles of 1 over PE.x\n", "")
+    below = below.replace("output in GLB", "output in GLB\nspread p in tiles of 1 over PE.x")
+    assert len(to_levels(WINDOW, parse_mapping(below), PLAIN)[1].spatial) == 1
 
 
 def test_bounds_that_do_not_multiply_up():
