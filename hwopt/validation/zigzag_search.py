@@ -201,16 +201,19 @@ def nest_of(mapping: Mapping, problem: Problem, array: Array) -> Nest:
     return Nest(tuple(reversed(loops)), as_holds(held))
 
 
-def starts(layer: Layer, array: Array) -> tuple[Nest, ...]:
+def starts(
+    layer: Layer, array: Array, rooms: tuple[tuple[float, float], ...] = ROOMS,
+    objectives: tuple[Objective, ...] = OBJECTIVES,
+) -> tuple[Nest, ...]:  # fmt: skip
     """What the mapper finds best in each of the rooms, by each objective."""
     folded = fold(layer, array)
     problem = problem_of(folded)
     if not problem.axes:
         return ()  # all of the layer is laid out in space
     found: dict[Nest, None] = {}
-    for shared, inside in ROOMS:
+    for shared, inside in rooms:
         machine = machine_of(folded, shared, inside)
-        for objective in OBJECTIVES:
+        for objective in objectives:
             try:
                 best = best_mapping(
                     problem, machine, objective=objective, conventions=ZIGZAG, factors="perfect"
@@ -240,14 +243,7 @@ def front(
     begin: tuple[Nest, ...], layer: Layer, array: Array, release: Release
 ) -> tuple[Point, ...]:
     """Nests that no other one found betters in latency and energy, by latency."""
-    accountant = Accountant(layer, array, release)
-    known: dict[Nest, Cost | None] = {}
-
-    def cost(nest: Nest) -> Cost | None:
-        if nest not in known:
-            known[nest] = accountant.price(nest) if accountant.fits(nest) else None
-        return known[nest]
-
+    cost, known = _remembered(Accountant(layer, array, release))
     for nest, objective in itertools.product((*begin, plain(layer, array)), OBJECTIVES):
         descend(nest, cost, KEYS[objective], neighbours)
     for key in KEYS.values():
@@ -261,6 +257,29 @@ def front(
             for step in neighbours(nest):
                 cost(step)
     return _unbettered(known)
+
+
+def quick(layer: Layer, array: Array, release: Release, objective: Objective) -> Point:
+    """One good nest: the mapper's with all and with half of the inner memories, keeps moved."""
+    cost, known = _remembered(Accountant(layer, array, release))
+    for nest in starts(layer, array, ROOMS[:2], (objective,)) or (plain(layer, array),):
+        descend(nest, cost, KEYS[objective], moves)
+    points = [Point(found, nest) for nest, found in known.items() if found is not None]
+    return min(points, key=lambda point: KEYS[objective](point.cost))
+
+
+def _remembered(
+    accountant: Accountant,
+) -> tuple[Callable[[Nest], Cost | None], dict[Nest, Cost | None]]:
+    """A price for each nest that fits (None: it does not), and all that were asked for."""
+    known: dict[Nest, Cost | None] = {}
+
+    def cost(nest: Nest) -> Cost | None:
+        if nest not in known:
+            known[nest] = accountant.price(nest) if accountant.fits(nest) else None
+        return known[nest]
+
+    return cost, known
 
 
 def _unbettered(known: dict[Nest, Cost | None]) -> tuple[Point, ...]:

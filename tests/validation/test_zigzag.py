@@ -27,6 +27,7 @@ from hwopt.validation.zigzag_search import (
     nest_of,
     plain,
     problem_of,
+    quick,
     starts,
 )
 
@@ -203,6 +204,18 @@ def test_the_front_is_a_front(array):
     for point in points:
         assert accountant.fits(point.nest)
         assert accountant.price(point.nest) == point.cost
+
+
+def test_a_quick_nest_is_near_the_front(array):
+    """It fits, and is no worse than the plain one by the objective asked for."""
+    layer, release = fully_connected(), RELEASES["3.9"]
+    accountant = Accountant(layer, array, release)
+    simple = accountant.price(plain(layer, array))
+    found = quick(layer, array, release, "edp")
+    assert accountant.fits(found.nest)
+    assert found.cost.latency * found.cost.energy <= simple.latency * simple.energy
+    tiny = quick(Layer("Gemm", {"C": 32, "K": 32}), array, release, "edp")  # nothing left to map
+    assert tiny.nest.loops == ()
 
 
 def test_the_last_layer(tmp_path):
