@@ -73,15 +73,17 @@ def optimum(
     *,
     factors: str = "any",
     known: MappingType[Objective, Key] | None = None,
+    least_use: MappingType[str, int] | None = None,
 ) -> Optimum:
-    """Enumerate; `known` are keys of mappings that exist, to look only for what is better.
+    """Enumerate; `known` are keys of mappings that exist, to look only for what is better;
+    `least_use` the copies that must be used of dimensions ("PE.x").
 
     Prices that are small whole numbers and bandwidths that are powers of two keep sums exact, so
     that ties are ties. An infeasible problem has infinite keys. Raises `ValueError` for tensors of
     more than 64 positions, sequential axes and padded edges.
     """
     nest = pack(problem, conventions)
-    machine = machine_of(problem, accelerator, conventions, factors)
+    machine = machine_of(problem, accelerator, conventions, factors, least_use or {})
     best = np.full((3, 3), math.inf)
     for number, objective in enumerate(OBJECTIVES):
         if known is not None:
@@ -107,7 +109,7 @@ def walked(
 ) -> tuple[list[float], Key]:
     """The row of one legal mapping (`Analysis.row`) and its key for latency, by this walk."""
     nest = pack(problem, conventions)
-    machine = machine_of(problem, accelerator, conventions, "any")
+    machine = machine_of(problem, accelerator, conventions, "any", {})
     names = list(problem.sizes)
     fanouts = [fanout.name for fanout in accelerator.fanouts]
     memories = [memory.name for memory in accelerator.memories]
@@ -161,8 +163,9 @@ def _chains(problem: Problem, accelerator: Accelerator) -> Iterator[Ints]:
 
 
 def machine_of(
-    problem: Problem, accelerator: Accelerator, conventions: Conventions, factors: str
-) -> Machine:
+    problem: Problem, accelerator: Accelerator, conventions: Conventions, factors: str,
+    least_use: MappingType[str, int],
+) -> Machine:  # fmt: skip
     """The numbers of a machine, packed for a problem."""
     if problem.sequential or conventions.edges == "padded":
         raise ValueError("sequential axes and padded edges are not enumerated")
@@ -199,6 +202,7 @@ def machine_of(
         np.array([[r in f.multicast for r in ROLES] for f in fanouts] + [[0] * 3], np.int64),
         np.array([*(f.reduces for f in fanouts), 0], np.int64),
         np.array([*(d.size for _, d in dims), 1], np.int64),
+        np.array([*(least_use.get(f"{f.name}.{d.name}", 1) for f, d in dims), 1], np.int64),
         np.array([*(fanouts.index(f) for f, _ in dims), 0], np.int64),
         np.array([[may_spread(a, d.axes) for a in problem.sizes] for _, d in dims] + [nothing],
                  np.int64),

@@ -76,10 +76,12 @@ def operators(draw: st.DrawFn, *, points: int) -> Problem:
 
 
 @st.composite
-def machines(draw: st.DrawFn) -> Accelerator:
-    """DRAM, a buffer that some operands may pass by, up to 4 lanes in up to two dimensions, and
-    sometimes a register or a scratchpad in each lane.
+def machines(draw: st.DrawFn, *, deep: bool = False) -> Accelerator:
+    """DRAM, a buffer that some operands may pass by, up to 6 lanes in up to two dimensions, and
+    sometimes a scratchpad for one operand in each lane. `deep`: for several operands, in any order
+    of the levels, or a second buffer.
     """
+    pads = ((ROLES[1], ROLES[2]), ROLES, ROLES[::-1]) if deep else ()
 
     def memory(name: str, capacity: int, **fields: object) -> Memory:
         read, write = (
@@ -100,6 +102,8 @@ def machines(draw: st.DrawFn) -> Accelerator:
     ]
     lanes = draw(st.sampled_from(((1,), (2,), (3,), (4,), (2, 2), (3, 2))))
     dims = tuple(FanoutDim(name=name, size=size) for name, size in zip("xy", lanes, strict=False))
+    if deep and draw(st.integers(0, 2)) == 0:
+        levels.append(memory("L1", draw(st.integers(3, 12)), bypass=some()))
     levels.append(
         Fanout(
             name="PE",
@@ -108,9 +112,8 @@ def machines(draw: st.DrawFn) -> Accelerator:
             reduces=draw(st.integers(0, 3)) > 0,
         )
     )
-    if draw(st.integers(0, 2)) == 0:
-        kept = draw(st.sampled_from(ROLES))
-        levels.append(memory("pad", draw(st.integers(2, 6)), keeps=(kept,)))
+    below = draw(st.sampled_from(((), (), (), (), *((role,) for role in ROLES), *pads)))
+    levels += [memory(f"{role} pad", draw(st.integers(2, 6)), keeps=(role,)) for role in below]
     return Accelerator(
         name="small", clock_hz=1.0, levels=tuple(levels),
         compute=Compute(joules_per_mac=1, leakage_watts=draw(st.sampled_from((None, 0.25)))),

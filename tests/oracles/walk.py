@@ -25,8 +25,9 @@ SLOTS, WORDS, PROBES = 1 << 18, 8, 4
 class Machine(NamedTuple):
     """The numbers of an accelerator: `memory` has a row of capacity bytes, read, write and shared
     bytes/s, joules per byte read and written; `above` the fan-outs (bits) above each memory that
-    have several copies; `before` the number of memories above each fan-out; `numbers` hertz, fill
-    cycles, joules of all MACs, watts, lanes, points; `rules` halo kept, first write reads nothing,
+    have several copies; `before` the number of memories above each fan-out; `rooms` and `least`
+    copies of each dimension, `owner` its fan-out, `allowed` its axes; `numbers` hertz, fill cycles,
+    joules of all MACs, watts, lanes, points; `rules` halo kept, first write reads nothing,
     perfect factors, fetch, nodes in the machine's order.
     """
 
@@ -36,6 +37,7 @@ class Machine(NamedTuple):
     multicast: Ints
     reduces: Ints
     rooms: Ints
+    least: Ints
     owner: Ints
     allowed: Ints
     numbers: Any
@@ -204,10 +206,6 @@ def walk(  # noqa: C901 - one walk, compiled as one function
             if node[i, 2] < 0 and limit[i] > 1 and nest.part[role, node[i, 0]] >= 0:
                 inner[s] = i
         slides[s] = halo and inner[s] >= 0
-        for i in range(stops[s] if inner[s] >= 0 else 0):
-            shared = nest.part[role, node[i, 0]] == nest.part[role, node[inner[s], 0]]
-            if node[i, 2] >= 0 and not (above >> node[i, 2]) & 1 and shared and limit[i] > 1:
-                slides[s] = 0
         for q in range(copies[s]):
             rest, mine, step, upper, wide = q, 0, 1, 0, 1
             for i in range(rows - 1, -1, -1):
@@ -510,6 +508,20 @@ def _may_spread(
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
+def _use(nest: Any, node: Any, rows: Any, dim: Any) -> Any:
+    """Copies that a mapping uses of one dimension of a fan-out."""
+    use = 1
+    for i in range(rows):
+        if node[i, 2] >= 0 and node[i, 3] == dim:
+            extent = nest.sizes[node[i, 0]]
+            for j in range(i):
+                if node[j, 0] == node[i, 0]:
+                    extent = min(extent, node[j, 1])
+            use *= -(-extent // node[i, 1])
+    return use
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def search(  # noqa: C901 - one walk, compiled as one function
     nest: Any, machine: Any, chains: Any, best: Any, found: Any, found_keeps: Any, found_size: Any
 ) -> Any:
@@ -594,7 +606,10 @@ def search(  # noqa: C901 - one walk, compiled as one function
             depth = new
             continue
         if choice == 3:  # the compute units
-            if not loose:
+            short = False
+            for d in range(dims):
+                short = short or _use(nest, node, n, d) < machine.least[d]
+            if not loose or short:
                 continue
             for a in range(axes):
                 if extent[depth, a] > 1:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hwopt.errors import InfeasibleError
 from hwopt.hardware.accelerator import Accelerator
-from hwopt.hardware.conventions import ACCELFORGE, NATIVE, TIMELOOP, Conventions
+from hwopt.hardware.conventions import ACCELFORGE, NATIVE, ZIGZAG, Conventions
 from hwopt.mapping.analysis import Objective, price
 from hwopt.mapping.best import best_mapping
 from hwopt.mapping.problem import Problem
@@ -67,11 +67,18 @@ def test_no_mapping_is_better(problem: Problem, accelerator: Accelerator, factor
 
 
 @FEW
-@given(operators(points=16), machines(), st.sampled_from([ACCELFORGE, TIMELOOP]))
+@given(operators(points=8), machines(deep=True))
+def test_no_mapping_of_more_memories_is_better(problem: Problem, accelerator: Accelerator) -> None:
+    """Two buffers, scratchpads of several operands in each lane."""
+    check(problem, accelerator, "any")
+
+
+@FEW
+@given(operators(points=16), machines(), st.sampled_from([ACCELFORGE, ZIGZAG]))
 def test_no_mapping_is_better_by_another_count(
     problem: Problem, accelerator: Accelerator, conventions: Conventions
 ) -> None:
-    """The same where a tool counts fetches, windows and padding in its own way."""
+    """The same where a tool counts fetches, windows, padding and partial sums in its own way."""
     check(problem, accelerator, "any", conventions)
 
 
@@ -87,9 +94,11 @@ def test_no_mapping_of_larger_operators_is_better(
 
 @pytest.mark.slow
 @MANY
-@given(operators(points=36), machines(), st.sampled_from([ACCELFORGE, TIMELOOP]))
-def test_no_mapping_of_larger_operators_is_better_by_another_count(
+@given(
+    operators(points=16), machines(deep=True), st.sampled_from([NATIVE, NATIVE, ACCELFORGE, ZIGZAG])
+)
+def test_no_mapping_of_larger_operators_on_more_memories_is_better(
     problem: Problem, accelerator: Accelerator, conventions: Conventions
 ) -> None:
-    """The same under the conventions of other tools."""
+    """The same on more memories, and by the counts of other tools."""
     check(problem, accelerator, "any", conventions)
