@@ -21,6 +21,7 @@ from hwopt.dse.quality import quality_source
 from hwopt.dse.space import HARDWARE, Codes, StudyFile, Value
 from hwopt.errors import StudyError
 from hwopt.hardware.table import COLUMNS, MEMORY_COLUMNS, HardwareTable, skeleton_key, stack
+from hwopt.mapping.priced import Priced, Weights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +86,7 @@ class CoDesign(Evaluator):
         self._fixed = None
         if file.hardware.accelerator is not None:
             self._fixed = stack([file.accelerator([0] * len(self.counts)).resolved()])
-        self._grids = self._list_capacities()
+        self._shapes = self._list_shapes()
         target = file.accelerator([0] * len(self.counts)).resolved()
         self._variants = Variants(file, target)
         self._pool = Pool(processes, console)
@@ -107,14 +108,18 @@ class CoDesign(Evaluator):
         assert self.file.hardware.template is not None
         return templates[self.file.hardware.template].table(self.file.template_codes(codes))
 
-    def _list_capacities(self) -> dict[tuple[object, ...], Grid]:
-        """By fan-out shape, the usable bytes that each finite memory takes in this space."""
+    def _list_shapes(self) -> dict[tuple[object, ...], tuple[Grid, Weights]]:
+        """By fan-out shape, the usable bytes that each finite memory takes in this space, and the
+        columns in which its designs can tell mappings apart.
+        """
         counts = self.counts[self._hardware]
         total = int(np.prod(counts.astype(object))) if len(counts) else 1
         if total > MOST_MACHINES:
             raise StudyError("too many accelerators", where=HARDWARE, value=total,
                              allowed=f"at most {MOST_MACHINES}", fix="fix some knobs")  # fmt: skip
         found: dict[tuple[object, ...], list[set[float]]] = {}
+        priced: dict[tuple[object, ...], Priced] = {}
+        machines: dict[tuple[object, ...], Accelerator] = {}
         names: list[str] = []
         for start in range(0, total, CHUNK):
             index = np.arange(start, min(start + CHUNK, total))
@@ -124,17 +129,23 @@ class CoDesign(Evaluator):
             table = self.hardware(codes)
             names = [memory.name for memory in table.skeletons[0].memories]
             for shape, machine in enumerate(table.skeletons):
-                levels = found.setdefault(skeleton_key(machine), [set() for _ in names])
+                key = skeleton_key(machine)
+                levels = found.setdefault(key, [set() for _ in names])
                 rows = table.rows[table.skeleton == shape]
+                machines[key] = machine
+                priced.setdefault(key, Priced(len(names))).add(rows)
                 for memory, values in enumerate(levels):
                     column = len(COLUMNS) + memory * len(MEMORY_COLUMNS)
                     values.update(np.unique(rows[:, column]).tolist())
         return {
-            key: {
-                name: tuple(sorted(values))
-                for name, values in zip(names, levels, strict=True)
-                if all(np.isfinite(value) for value in values)
-            }
+            key: (
+                {
+                    name: tuple(sorted(values))
+                    for name, values in zip(names, levels, strict=True)
+                    if all(np.isfinite(value) for value in values)
+                },
+                priced[key].weights(machines[key]),
+            )
             for key, levels in found.items()
         }
 
@@ -163,7 +174,7 @@ class CoDesign(Evaluator):
         """The table with skeletons numbered as in the pool."""
         numbers = np.array(
             [
-                self._pool.skeleton(machine.resolved(), self._grids[skeleton_key(machine)])
+                self._pool.skeleton(machine.resolved(), *self._shapes[skeleton_key(machine)])
                 for machine in table.skeletons
             ],
             dtype=np.int64,

@@ -22,6 +22,7 @@ from hwopt.dse import interrupts
 from hwopt.dse.progress import say
 from hwopt.errors import InfeasibleError
 from hwopt.hardware.table import skeleton_key
+from hwopt.mapping.priced import Weights
 from hwopt.mapping.staircase import staircase
 
 if TYPE_CHECKING:
@@ -47,17 +48,19 @@ class Pool:
         self._keys: dict[tuple[object, ...], int] = {}
         self.skeletons: list[Accelerator] = []
         self._grids: list[Grid] = []
+        self._weights: list[Weights] = []
         self._processes = processes
         self._console = console
         self._executor: ProcessPoolExecutor | None = None
 
-    def skeleton(self, machine: Accelerator, grid: Grid) -> int:
-        """The number of a fan-out shape."""
+    def skeleton(self, machine: Accelerator, grid: Grid, weights: Weights) -> int:
+        """The number of a fan-out shape, whose designs differ in a grid and in priced columns."""
         key = skeleton_key(machine)
         if key not in self._keys:
             self._keys[key] = len(self.skeletons)
             self.skeletons.append(machine)
             self._grids.append(grid)
+            self._weights.append(weights)
         return self._keys[key]
 
     def rows(self, request: Request, skeleton: int) -> Rows | None:
@@ -73,7 +76,7 @@ class Pool:
             if self._processes > 1 and slow and len(missing) - done >= MANY:
                 self._compute_apart(missing[done:])
                 break
-            rows = candidates(request, self.skeletons[skeleton], self._grids[skeleton])
+            rows = candidates(request, *self._shape(skeleton))
             self._rows[request, skeleton] = rows
             interrupts.check()
         return bool(missing)
@@ -86,10 +89,13 @@ class Pool:
             self._executor = ProcessPoolExecutor(
                 self._processes, mp_context=context, initializer=_leave_interrupts_to_parent
             )
-        jobs = [(r, self.skeletons[s], self._grids[s]) for r, s in missing]
+        jobs = [(request, *self._shape(skeleton)) for request, skeleton in missing]
         for pair, rows in zip(missing, self._executor.map(_job, jobs), strict=True):
             self._rows[pair] = rows
             interrupts.check()
+
+    def _shape(self, number: int) -> tuple[Accelerator, Grid, Weights]:
+        return self.skeletons[number], self._grids[number], self._weights[number]
 
     def close(self) -> None:
         """Stop the helping processes."""
@@ -103,11 +109,11 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _job(job: tuple[Request, Accelerator, Grid]) -> Rows:
+def _job(job: tuple[Request, Accelerator, Grid, Weights]) -> Rows:
     return candidates(*job)
 
 
-def candidates(request: Request, machine: Accelerator, grid: Grid) -> Rows:
+def candidates(request: Request, machine: Accelerator, grid: Grid, weights: Weights) -> Rows:
     """The staircase of a nest on a fan-out shape; no rows where nothing fits any design."""
     nothing: Any = np.zeros((0, 1 + 5 * len(machine.memories)))
     homes = homes_of(request, machine)
@@ -115,7 +121,12 @@ def candidates(request: Request, machine: Accelerator, grid: Grid) -> Rows:
         return np.asarray(nothing)
     try:
         found = staircase(
-            request.problem, machine, grid, constraint=request.constraint, resident=homes
+            request.problem,
+            machine,
+            grid,
+            constraint=request.constraint,
+            resident=homes,
+            weights=weights,
         )
     except InfeasibleError:
         return np.asarray(nothing)

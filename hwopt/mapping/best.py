@@ -1,10 +1,11 @@
 """The best mapping of one nest on one machine, with a certificate.
 
-Every template (order of keeps, loops, spreads, bypass) is searched by branch and bound over tables
-of tile chains (`tables`, `search`); the incumbent is shared. Tiles may be any integer: tried are
-the smallest size of every count of tiles and all divisors, at every node, thinned where a table
-would grow beyond `rows`. The certificate says over what the result is optimal, or how far from it
-the result may be.
+The mapspace (`template` says why nothing better is left out of it): keeps of different operands in
+every order, every choice of bypass, loops in every order, tiles of any integers (or divisors) in
+every axis, several axes on one fan-out. It is searched by branch and bound (`search`) until nothing
+is left that could be better. Where an axis has too many chains of any integers to list, its tile
+sizes are thinned out; a second search, over tables in which each size stands for all that were left
+out next to it, then bounds the optimum from below, and the certificate states the gap.
 """
 
 from __future__ import annotations
@@ -12,63 +13,83 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from hwopt.errors import InfeasibleError
-from hwopt.hardware.accelerator import ROLES, Accelerator, Fanout, OperandRole
+from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.program import Constraint
 from hwopt.mapping.analysis import OBJECTIVES, Analysis, Objective, leakage_watts, price
-from hwopt.mapping.forest import Forest
+from hwopt.mapping.chains import Factors
+from hwopt.mapping.forest import Forest, plant
 from hwopt.mapping.mapping import Mapping
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import improve, solve
-from hwopt.mapping.tables import ROWS, Factors, Space, build_space
-from hwopt.mapping.template import templates
+from hwopt.mapping.search import solve
+from hwopt.mapping.space import Skeleton, Space, skeleton, spaces_of
 from hwopt.mapping.traffic import analyse, check_size
 from hwopt.quantities import show_bytes
 
-BUDGET = 60_000
-"""Boxes bounded per kind of factors, besides local search, before a search stops with a gap."""
-DIVE, BETTERED, ROUNDS = 150, 12, 2
-"""Boxes of a dive (one per objective and template), dives improved, rounds of that."""
+BUDGET = 5_000_000
+"""Boxes bounded at most; a search that needs more states its gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was searched: templates, mappings they span, boxes bounded; whether it was exhausted.
+    """What was searched: templates, mappings they span, boxes bounded.
 
-    `gap` is the most by which a mapping of this space may be better (0.02: the objective could be
-    2 % lower); 0 when the search was exhausted.
+    `gap` is the most by which a mapping of the full mapspace may be better (0.02: the objective
+    could be 2 % lower); 0 when the result is proved optimal. `thinned`: axes of which not every
+    tile size was tried.
     """
 
     templates: int
     mappings: int
     boxes: int
-    exhausted: bool
     gap: float
+    thinned: tuple[str, ...] = ()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the result is proved optimal over the full mapspace."""
+        return self.gap == 0
 
     def __str__(self) -> str:
         over = f"{self.mappings:.3g} mappings of {self.templates} templates"
-        if self.exhausted:
-            return f"best of {over} ({self.boxes} boxes bounded)"
-        return f"within {self.gap:.1%} of the best of {over} ({self.boxes} boxes bounded)"
+        found = f"({self.boxes} boxes bounded)"
+        if self.gap == 0:
+            return f"optimal: best of {over} {found}"
+        tiles = f", tile sizes of {', '.join(self.thinned)} thinned out" if self.thinned else ""
+        return f"within {self.gap:.1%} of the optimum: searched {over}{tiles} {found}"
 
 
 @dataclass(frozen=True)
 class Best:
-    """A mapping with its counts and price."""
+    """A mapping with its price. `bound` names what limits: "compute" or a memory."""
 
     mapping: Mapping
-    analysis: Analysis
     seconds: float
     joules: float
-    bound: str
     certificate: Certificate
+    problem: Problem
+    accelerator: Accelerator
+    conventions: Conventions
+    resident: tuple[tuple[OperandRole, str], ...]
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """Its counts."""
+        return analyse(
+            self.problem, self.mapping, self.accelerator, self.conventions, dict(self.resident)
+        )
+
+    @cached_property
+    def bound(self) -> str:
+        """What limits the time: "compute" or a memory."""
+        row = self.analysis.row(self.accelerator)
+        return price(row, self.accelerator, self.problem.points).bound
 
 
 def best_mapping(
@@ -80,91 +101,77 @@ def best_mapping(
     conventions: Conventions = NATIVE,
     resident: MappingType[OperandRole, str] | None = None,
     factors: Factors | None = None,
-    rows: int | None = None,
     budget: int = BUDGET,
 ) -> Best:
     """The mapping with the least objective; ties go to lower latency, then lower energy.
 
     `accelerator` has every number filled in (`resolved()`). `factors` ("any" integer tiles or
-    "perfect" divisors) defaults to the constraint's; `rows` bounds the tables. Raises
-    `InfeasibleError` with the operand, memory and bytes when not even tiles of one element fit.
+    "perfect" divisors) defaults to the constraint's. Raises `InfeasibleError` with the operand,
+    memory and bytes when not even tiles of one element fit.
     """
     check_size(problem)
     constraint = constraint or Constraint()
     stays = tuple(sorted((resident or {}).items()))
     kind: Factors = factors or ("perfect" if constraint.factors == "perfect" else "any")
-    machine, memories = machine_arrays(accelerator)
-    numbers = (float(problem.points), machine, memories, OBJECTIVES.index(objective))
-    best, winner = np.full(3, np.inf), None
-    count, mappings, boxes, least = 0, 0, 0, math.inf
-    kinds: tuple[Factors, ...] = ("perfect",) if kind == "perfect" else ("perfect", "any")
-    for sizes in kinds:
-        spaces = spaces_of(
-            problem, skeleton(accelerator), freeze(constraint), conventions, stays, sizes,
-            rows or ROWS[sizes],
-        )  # fmt: skip
-        found = _search(spaces, numbers, best, budget)
-        winner = found.winner or winner
-        count, boxes, least = count + len(spaces), boxes + found.boxes, min(least, found.least)
-        mappings += sum(math.prod(len(t.chains) for t in s.tables) for s, _ in spaces)
-    if winner is None:
+    machine, memories = machine_arrays(accelerator, problem.points)
+    place = OBJECTIVES.index(objective)
+    structure, frozen = skeleton(accelerator), freeze(constraint)
+    best, winner, boxes, least = np.full(3, np.inf), None, 0, math.inf
+    grove = None
+    for sizes in ("perfect", "any") if kind == "any" else ("perfect",):
+        grove = grove_of(problem, structure, frozen, conventions, stays, sizes)
+        if grove is None:
+            continue
+        found = np.zeros(1 + len(grove.spaces[0].parts), np.int64)
+        before = best.copy()
+        used, _, least = solve(
+            grove.forest, float(problem.points), machine, memories, place, best, found, budget
+        )
+        boxes += used
+        if not np.array_equal(before, best):
+            space = grove.spaces[found[0]]
+            winner = space.mapping(tuple(found[1:].tolist()), problem.sizes)
+    if winner is None or grove is None:
         raise _infeasible(problem, accelerator, dict(stays))
-    space, picked = winner
-    mapping = space.template.mapping(space.tiles(picked), problem.sizes)
-    analysis = analyse(problem, mapping, accelerator, conventions, dict(stays))
-    paid = price(analysis.row(accelerator), accelerator, problem.points)
-    exhausted = not least < best[0]
-    gap = 0.0 if exhausted else 1 - least / float(best[0])
-    certificate = Certificate(count, mappings, boxes, exhausted, gap)
-    return Best(mapping, analysis, paid.seconds, paid.joules, paid.bound, certificate)
+    if grove.thinned:
+        loose = grove_of(problem, structure, frozen, conventions, stays, kind, relaxed=True)
+        assert loose is not None, "what is relaxed has no fewer mappings"
+        floor = best.copy()
+        used, _, left = solve(
+            loose.forest, float(problem.points), machine, memories, place, floor, found, budget
+        )
+        boxes, least = boxes + used, min(least, left, float(floor[0]))
+    gap = max(0.0, 1 - least / float(best[0])) if best[0] > 0 else 0.0
+    certificate = Certificate(len(grove.spaces), grove.mappings, boxes, gap, grove.thinned)
+    return Best(
+        winner, float(best[1]), float(best[2]), certificate, problem, accelerator, conventions,
+        stays,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a search of some spaces bettered (None: nothing), and how far it looked."""
+class Grove:
+    """All spaces of a problem, packed for the search; axes whose tile sizes were thinned out."""
 
-    winner: tuple[Space, tuple[int, ...]] | None
-    boxes: int
-    least: float
-
-
-def _search(
-    spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers,
-    best: npt.NDArray[np.float64], budget: int,
-) -> _Found:  # fmt: skip
-    """Lower `best` by dives, local search, then branch and bound of every space in turn."""
-    winner = None
-    least = math.inf
-    starts, boxes = start(spaces, numbers, BETTERED, ROUNDS)
-    for key, number, found in starts:
-        if tuple(key) < tuple(best):
-            best[:], winner = key, (number, found)
-    order = list(dict.fromkeys(number for _, number, _ in starts))
-    order += [number for number in range(len(spaces)) if number not in order]
-    for number in order:
-        space, forest = spaces[number]
-        found = np.zeros(len(space.tables), np.int64)
-        before = best.copy()
-        share = budget // len(spaces)
-        share = share if np.isfinite(best[0]) else 50 * BUDGET
-        used, left = solve(forest.packed, *numbers, best, found, share)
-        boxes, least = boxes + used, min(least, left)
-        if not np.array_equal(before, best):
-            winner = number, found
-    if winner is None:
-        return _Found(None, boxes, least)
-    number, found = winner
-    return _Found((spaces[number][0], tuple(int(row) for row in found)), boxes, least)
+    spaces: tuple[Space, ...]
+    forest: Forest
+    mappings: int
+    thinned: tuple[str, ...]
 
 
-def skeleton(accelerator: Accelerator) -> str:
-    """What a mapspace depends on: levels, what they keep, fan-outs. Not sizes of memories."""
-    levels = tuple(
-        Fanout(**level.model_dump()) if isinstance(level, Fanout)
-        else type(level)(name=level.name, keeps=level.keeps, bypass=level.bypass)
-        for level in accelerator.levels
-    )  # fmt: skip
-    return Accelerator(name="skeleton", clock_hz=1.0, levels=levels).model_dump_json()
+@lru_cache(maxsize=512)
+def grove_of(
+    problem: Problem, structure: Skeleton, constraint: Constraint, conventions: Conventions,
+    stays: tuple[tuple[OperandRole, str], ...], factors: Factors, *, relaxed: bool = False,
+) -> Grove | None:  # fmt: skip
+    """The spaces of a problem, ready for search; None where no template has a mapping."""
+    spaces = spaces_of(problem, structure, constraint, conventions, stays, factors, relaxed)
+    if not spaces:
+        return None
+    thinned = {axis for space in spaces for axis in space.thinned}
+    return Grove(
+        spaces, plant(spaces), sum(space.mappings for space in spaces), tuple(sorted(thinned))
+    )
 
 
 def freeze(constraint: Constraint) -> Constraint:
@@ -172,64 +179,25 @@ def freeze(constraint: Constraint) -> Constraint:
     return Constraint(constraint.spatial, constraint.tile)
 
 
-@lru_cache(maxsize=256)
-def spaces_of(
-    problem: Problem, structure: str, constraint: Constraint, conventions: Conventions,
-    stays: tuple[tuple[OperandRole, str], ...], factors: Factors, rows: int,
-) -> tuple[tuple[Space, Forest], ...]:  # fmt: skip
-    """All templates of a problem on a structure, ready for search."""
-    accelerator = Accelerator.model_validate_json(structure)
-    found = []
-    for template in templates(problem, accelerator, constraint, dict(stays)):
-        space = build_space(
-            problem, template, accelerator, constraint, conventions, stays, factors, rows
-        )
-        if all(table.chains for table in space.tables):
-            found.append((space, Forest(space)))
-    return tuple(found)
-
-
 def machine_arrays(
-    accelerator: Accelerator,
+    accelerator: Accelerator, points: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The numbers of `analysis.price`, packed for the search."""
+    """The numbers of `analysis.price`, as `search` takes them."""
     machine = np.array([
         accelerator.clock_hz, accelerator.fill_cycles,
-        accelerator.compute.joules_per_mac or 0.0, leakage_watts(accelerator),
+        points * (accelerator.compute.joules_per_mac or 0.0), leakage_watts(accelerator),
     ])  # fmt: skip
     memories = np.array([
-        (m.usable_bytes, m.read_bytes_per_s or math.inf, m.write_bytes_per_s or math.inf,
-         m.bytes_per_s or math.inf, m.read_joules_per_byte or 0.0, m.write_joules_per_byte or 0.0)
+        (m.usable_bytes, _slowness(m.read_bytes_per_s), _slowness(m.write_bytes_per_s),
+         _slowness(m.bytes_per_s), m.read_joules_per_byte or 0.0, m.write_joules_per_byte or 0.0)
         for m in accelerator.memories
     ])  # fmt: skip
     return machine, memories
 
 
-Numbers: TypeAlias = tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64], int]
-Start: TypeAlias = tuple[npt.NDArray[np.float64], int, npt.NDArray[np.int64]]
-"""Key (objective, seconds, joules), number of the space, row per table."""
-
-
-def start(
-    spaces: tuple[tuple[Space, Forest], ...], numbers: Numbers, bettered: int, rounds: int
-) -> tuple[list[Start], int]:
-    """Short dives into every space, one per objective; local search from the best `bettered`.
-
-    Returns the results, best first, and the boxes bounded.
-    """
-    starts: list[Start] = []
-    boxes, objective = 0, numbers[3]
-    for number, (space, forest) in enumerate(spaces):
-        for other in range(len(OBJECTIVES)):
-            key, found = np.full(3, np.inf), np.zeros(len(space.tables), np.int64)
-            boxes += solve(forest.packed, *numbers[:3], other, key, found, DIVE)[0]
-            if np.isfinite(key[0]):
-                key[0] = (key[1], key[2], key[1] * key[2])[objective]
-                starts.append((key, number, found))
-    starts.sort(key=lambda item: (*item[0], item[1]))
-    for key, number, found in starts[:bettered]:
-        boxes += improve(spaces[number][1].packed, *numbers, key, found, rounds)
-    return sorted(starts, key=lambda item: (*item[0], item[1])), boxes
+def _slowness(bytes_per_s: float | None) -> float:
+    """Seconds per byte; 0 for a port without limit."""
+    return 0.0 if bytes_per_s is None else 1.0 / bytes_per_s
 
 
 def _infeasible(

@@ -25,7 +25,7 @@ from hwopt.hardware.accelerator import ROLES, Accelerator, OperandRole
 from hwopt.hardware.conventions import Conventions
 from hwopt.mapping.mapping import Keep, Loop, Mapping
 from hwopt.mapping.problem import Operand, Problem
-from hwopt.mapping.sums import ADVANCE, AFTER, BEFORE, COPIES, ORIGIN, UNION
+from hwopt.mapping.sums import ADVANCE, AFTER, BEFORE, COPIES, ORIGIN, POOL, UNION
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ Column: TypeAlias = tuple[str, OperandRole, str]
 class Group:
     """Axes of one operand that share tensor dimensions, and the index along these dimensions.
 
-    `plain`: one axis, every index inside the tensor, no overlap: extents simply add up.
+    `plain`: one axis, every index inside the tensor, no overlap: extents simply add up. `role`:
+    the operand, where it is not plain.
     `coefficients[d][a]`, `offsets[d]`, `shape[d]`, `bounding` as in `sums.shared_sum`.
     """
 
@@ -72,6 +73,7 @@ class Group:
     shape: tuple[int, ...]
     plain: bool
     bounding: bool = False
+    role: OperandRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ Form: TypeAlias = dict[int, int]
 class Plan:
     """Factors, terms and what they add up to. `footprints`: factors whose largest tiles multiply
     to the footprint of an operand in a memory, or a constant for an operand that is resident.
-    `slots`: all nodes that cut an axis.
+    `slots`: all nodes that cut an axis. `entries`: terms of what enters a keep (by operand, node).
     """
 
     factors: tuple[Factor, ...]
@@ -113,6 +115,7 @@ class Plan:
     slots: dict[str, tuple[int, ...]]
     columns: dict[Column, Form]
     footprints: dict[tuple[str, OperandRole], tuple[int, ...] | int]
+    entries: dict[tuple[OperandRole, int], frozenset[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ def groups_of(operand: Operand, problem: Problem, conventions: Conventions) -> t
                 shape,
                 plain,
                 bounding,
+                None if plain else operand.role,
             )
         )
     return tuple(groups)
@@ -192,8 +196,11 @@ class _Builder:
     nodes: tuple[Node, ...]
     conventions: Conventions
     copies: dict[str, frozenset[str]]
+    groups: dict[OperandRole, tuple[Group, ...]]
+    cuts: dict[str, tuple[int, ...]]
     factors: dict[Factor, int] = field(default_factory=dict)
     terms: dict[Term, int] = field(default_factory=dict)
+    entries: dict[tuple[OperandRole, int], frozenset[int]] = field(default_factory=dict)
 
     def factor(self, factor: Factor) -> int:
         return self.factors.setdefault(factor, len(self.factors))
@@ -203,14 +210,12 @@ class _Builder:
 
     def slots(self, axis: str, child: int) -> tuple[int, ...]:
         """Nodes that cut an axis above `child`, and below it as far as copies of its memory do."""
-        above, own = self.above(child), list[int]()
-        last = child
-        for number, node in enumerate(self.nodes):
-            if not isinstance(node, KeepNode) and node.axis == axis:
-                own.append(number)
-                if isinstance(node, SpreadNode) and node.fanout in above:
-                    last = max(last, number + 1)
-        return tuple(number for number in own if number < last)
+        above, last = self.above(child), child
+        for number in self.cuts[axis]:
+            node = self.nodes[number]
+            if number >= child and isinstance(node, SpreadNode) and node.fanout in above:
+                last = number + 1
+        return tuple(number for number in self.cuts[axis] if number < last)
 
     def above(self, child: int) -> frozenset[str]:
         """Fan-outs above the memory of a keep (all, for the compute units)."""
@@ -255,25 +260,25 @@ def _spatial(
         if node.fanout in world.solo:
             return ORIGIN
         if node.fanout not in inner:
-            return _POOLED[way]
+            return POOL if way == "shared" else _MERGED[way]
         if node.fanout in outer or not merged:
             return COPIES
         if role == "output":
             return ORIGIN if way == "none" and node.reduces else COPIES
-        return _POOLED[way] if role in node.multicast else COPIES
+        return _MERGED[way] if role in node.multicast else COPIES
 
     return kind
 
 
-_POOLED: dict[Relevance, int] = {"none": ORIGIN, "plain": COPIES, "shared": UNION}
-"""Kind of a spread whose copies want a tile together."""
+_MERGED: dict[Relevance, int] = {"none": ORIGIN, "plain": COPIES, "shared": UNION}
+"""Kind of a spread whose copies are served together."""
 
 
 def _entries(
     build: _Builder, operand: Operand, parent: int, child: int, world: _World, *, merged: bool
 ) -> Form:
     """Elements that enter the keep at node `child` (the compute units when it is the last)."""
-    groups = groups_of(operand, build.problem, build.conventions)
+    groups = build.groups[operand.role]
     spatial = _spatial(build, operand.role, parent, child, world, merged=merged)
     leaf, fetch = child == len(build.nodes), build.conventions.fetch
     loops = [n for n in range(child) if isinstance(build.nodes[n], LoopNode)]
@@ -311,22 +316,16 @@ def _entries(
 
     if fetch == "changed" and not leaf:
         return _add(({whole(at(-1)): 1}, 1), *(({moved(at(loop)): 1}, 1) for loop in loops))
-    if _slides(build, groups, inner, child):
+    if inner < child and _slides(build, groups, inner):
         return _add(({whole(hoisted(ORIGIN)): 1}, 1), ({moved(hoisted(ADVANCE)): 1}, 1))
     return {whole(hoisted(BEFORE)): 1}
 
 
-def _slides(build: _Builder, groups: tuple[Group, ...], inner: int, child: int) -> bool:
+def _slides(build: _Builder, groups: tuple[Group, ...], inner: int) -> bool:
     """Whether steps of the innermost fetch loop find part of the new tile in place."""
-    if build.conventions.halo == "none" or not 0 <= inner < child:
+    if build.conventions.halo == "none" or inner < 0:
         return False
-    group = next(group for group in groups if _axis(build.nodes[inner]) in group.axes)
-    above = build.above(child)
-    pooled = any(
-        isinstance(node, SpreadNode) and node.fanout not in above and node.axis in group.axes
-        for node in build.nodes[:child]
-    )
-    return not group.plain and not pooled
+    return not next(g for g in groups if _axis(build.nodes[inner]) in g.axes).plain
 
 
 def _distinct(build: _Builder, operand: Operand, keep: int, world: _World) -> Form:
@@ -340,9 +339,9 @@ def _distinct(build: _Builder, operand: Operand, keep: int, world: _World) -> Fo
         assert isinstance(node, SpreadNode)
         if node.fanout in world.solo:
             return ORIGIN
-        return COPIES if node.fanout in above else _POOLED[way]
+        return COPIES if node.fanout in above else _MERGED[way]
 
-    groups = groups_of(operand, build.problem, build.conventions)
+    groups = build.groups[operand.role]
     return {build.term(build.product(groups, len(build.nodes), kind, world), whole=True): 1}
 
 
@@ -374,6 +373,8 @@ def _flows(
     for parent, child in zip(keeps, [*keeps[1:], len(build.nodes)], strict=True):
         up = _entries(build, operand, parent, child, world, merged=True)
         down = _entries(build, operand, parent, child, world, merged=False)
+        known = build.entries.get((operand.role, child), frozenset())
+        build.entries[operand.role, child] = known | set(up) | set(down)
         if not output:
             add(parent, "read", up)
             if child < len(build.nodes):
@@ -399,7 +400,14 @@ def make_plan(
 ) -> Plan:
     """The plan of all mappings of one structure; `copies` as `above` gives them."""
     stays, solo_of = dict(resident), dict(copies)
-    build = _Builder(problem, nodes, conventions, solo_of)
+    groups = {o.role: groups_of(o, problem, conventions) for o in problem.operands}
+    cuts = {
+        axis.name: tuple(
+            n for n, k in enumerate(nodes) if not isinstance(k, KeepNode) and k.axis == axis.name
+        )
+        for axis in problem.axes
+    }
+    build = _Builder(problem, nodes, conventions, solo_of, groups, cuts)
     columns: dict[Column, Form] = {}
     footprints: dict[tuple[str, OperandRole], tuple[int, ...] | int] = {}
     for role in (role for role in ROLES if role in problem.operand):
@@ -431,20 +439,22 @@ def make_plan(
         whole=True,
     )  # fmt: skip
     slots = {axis.name: build.slots(axis.name, len(nodes)) for axis in problem.axes}
-    return Plan(tuple(build.factors), tuple(build.terms), steps, slots, columns, footprints)
+    return Plan(
+        tuple(build.factors), tuple(build.terms), steps, slots, columns, footprints, build.entries
+    )
 
 
 def _footprint(build: _Builder, operand: Operand, keep: int) -> tuple[int, ...]:
     """Factors whose largest tiles multiply to the operand's footprint: those of the first indices
     where tiles only shrink, the largest of all where padding may cut the first.
     """
-    groups = groups_of(operand, build.problem, build.conventions)
+    groups = build.groups[operand.role]
     above = build.above(keep)
 
     def kind(number: int, way: Relevance) -> int:
         node = build.nodes[number]
         if isinstance(node, SpreadNode) and node.fanout not in above:
-            return _POOLED[way]
+            return _MERGED[way]
         if way == "plain" or number >= keep:
             return ORIGIN
         return BEFORE if isinstance(node, LoopNode) else COPIES

@@ -1,17 +1,15 @@
 """Branch and bound over boxes of tile chains (compiled).
 
-Each table of a `Space` is a tree (`forest`) whose nodes hold the least and the largest value of
-each column over the rows below. A *box* is one tree node per table. Its
-least values give a lower bound of every count, because counts are sums of products of them:
+A *box* is one tree node per part: all mappings that take, for each part, a row below its node. The
+least value of every product over the box is the product of the least values of its parts; so the
+least price is bounded from below by the price of these. A box is pruned
 
-    fetched = sum over sets S of two or more parts  prod_S changed * prod_others kept
-            + sum over parts g                      new_g * prod_others kept
+* when its bound is no better than what is known (objective, then latency, then energy);
+* when its least footprints exceed a capacity, or its least use a fan-out;
+* when one of its parts denies what another claims;
 
-with `changed = wanted - kept`, `new = changed - overlap`. Terms that are subtracted (partial sums
-that are fresh) are bounded from above by the largest values. Steps are at least the points divided
-by the copies that the box can use. A box is pruned when its bound is no better than what is known,
-or when its least footprint or its least use of a fan-out does not fit; else the widest part is
-split.
+else its widest part is split in two. Steps are never fewer than the points divided by the copies
+that the box can use. Terms that a form subtracts are bounded by their largest values.
 """
 
 from __future__ import annotations
@@ -23,97 +21,65 @@ from numba import njit
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _terms(
-    values: Any, box: Any, begin: int, end: int, terms: int, whole: Any, work: Any, out: Any
-) -> None:
-    """Terms `begin` to `end` of a box from the least (or largest) values of its parts."""
-    kept, one, new, total = work[0], work[1], work[2], work[3]
-    for t in range(begin, end):
-        kept[t], one[t], new[t], total[t] = 1.0, 0.0, 0.0, 1.0
-    for p in range(box.size):
-        row = values[box[p]]
-        for t in range(begin, end):
-            c, n, k = row[t], row[terms + t], row[2 * terms + t]
-            one[t] = one[t] * k + kept[t] * c
-            new[t] = new[t] * k + kept[t] * n
-            kept[t] = kept[t] * k
-            total[t] = total[t] * (c + k)
-    for t in range(begin, end):
-        out[t] = total[t] - whole[t] * (kept[t] + one[t] - new[t])
+def _lines(forms: Any, fixed: Any, terms: int, machine: Any, memories: Any, out: Any) -> int:
+    """What bounds the time, as rows of `out`: constant, then a coefficient per term, in seconds.
 
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _bound(
-    box: Any, points: float, limits: Any, lo: Any, hi: Any, whole: Any, shape: Any, start: Any,
-    term: Any, coefficient: Any, weights: Any, fixed: Any, rooms: Any, floors: Any, work: Any,
-    row: Any,
-) -> bool:  # fmt: skip
-    """Least value of every column of the box (`row`, in bytes); False if it cannot be built.
-
-    `row` = steps, then per memory footprint, busiest read, busiest write, total read and write.
-    `limits[m]`: bytes that memory `m` may hold at most; `floors`: see `Space`. Subtracted
-    terms come first in the tables; `hi` has only them and the use of the fan-outs.
+    Returns how many there are; row 0 is compute, and the last row (`out[-1]`) the energy in joules
+    without leakage. `machine` = clock, fill cycles, joules of all multiply-accumulates, leakage;
+    `memories[m]` = usable bytes, seconds per byte over the read, write and shared port, joules per
+    byte read and written.
     """
-    terms, footprints, dims, negative = shape[0], shape[1], shape[2], shape[3]
-    parts, memories = box.size, fixed.size
-    base = 3 * terms + footprints
-    copies = 1.0
-    for d in range(dims):
-        least, most = 1.0, 1.0
-        for p in range(parts):
-            least *= lo[box[p], base + d]
-            most *= hi[box[p], 3 * negative + d]
-        if least > rooms[d]:
-            return False
-        copies *= min(most, rooms[d])
-    for m in range(memories):
-        total = fixed[m]
-        for f in range(footprints):
-            if weights[m, f] > 0:
-                size = weights[m, f]
-                for p in range(parts):
-                    size *= lo[box[p], 3 * terms + f]
-                total += size
-        row[1 + 5 * m] = total / 8.0
-        if row[1 + 5 * m] > limits[m]:
-            return False
-    low, high = work[4], work[5]
-    _terms(lo, box, 0, terms, terms, whole, work, low)
-    _terms(hi, box, 0, negative, negative, whole, work, high)
-    for column in range(1 + 4 * memories):
-        value = 0.0
-        for i in range(start[column], start[column + 1]):
-            if coefficient[i] > 0:
-                value += coefficient[i] * low[term[i]]
-            else:
-                value += coefficient[i] * high[term[i]]
-        at = 0 if column == 0 else 2 + (column - 1) % 4 + 5 * ((column - 1) // 4)
-        row[at] = max(value, floors[column]) / 8.0
-    row[0] = max(row[0], np.ceil(points / copies))
-    return True
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _price(row: Any, machine: Any, memories: Any, points: float) -> tuple[float, float]:
-    """Seconds and joules of a row, as `analysis.price`; infinite where a footprint does not fit.
-
-    `machine` = clock, fill cycles, joules per multiply-accumulate, leakage. `memories[m]` = usable
-    bytes, read port, write port, shared port (infinite: none), joules per byte read and written.
-    """
-    seconds = row[0] / machine[0]
-    joules = points * machine[2]
+    out[:] = 0.0
+    out[0, 0] = fixed[0] / 8.0 / machine[0]
+    for t in range(terms):
+        out[0, 1 + t] = forms[0, t] / 8.0 / machine[0]
+    count, last = 1, out.shape[0] - 1
+    out[last, 0] = machine[2]
     for m in range(memories.shape[0]):
-        read, write = row[2 + 5 * m], row[3 + 5 * m]
-        if row[1 + 5 * m] > memories[m, 0]:
-            return np.inf, np.inf
-        seconds = max(seconds, read / memories[m, 1])
-        seconds = max(seconds, write / memories[m, 2])
-        seconds = max(seconds, (read + write) / memories[m, 3])
-        joules += row[4 + 5 * m] * memories[m, 4]
-        joules += row[5 + 5 * m] * memories[m, 5]
-    seconds += machine[1] / machine[0]
-    joules += machine[3] * seconds
-    return seconds, joules
+        read, write = 1 + 4 * m, 2 + 4 * m
+        for port in range(3):
+            cost = memories[m, 1 + port] / 8.0
+            if cost == 0.0:
+                continue
+            for side in range(2):
+                if port != 2 and side != port:
+                    continue
+                at = read if side == 0 else write
+                out[count, 0] += cost * fixed[at]
+                for t in range(terms):
+                    out[count, 1 + t] += cost * forms[at, t]
+            count += 1
+        for side in range(2):
+            cost = memories[m, 4 + side] / 8.0
+            out[last, 0] += cost * fixed[3 + 4 * m + side]
+            for t in range(terms):
+                out[last, 1 + t] += cost * forms[3 + 4 * m + side, t]
+    return count
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _others(
+    values: Any, base: Any, box: Any, by: int, parts: int, factors: Any, many: Any, constant: Any,
+    count: int, out: Any,
+) -> None:  # fmt: skip
+    """Products of all parts but `by`."""
+    for j in range(count):
+        out[j] = constant[j]
+    for p in range(parts):
+        if p != by:
+            start = base[box[p]]
+            for i in range(many[p]):
+                out[factors[p, i, 0]] *= values[start + factors[p, i, 1]]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _agree(claims: Any, denies: Any, box: Any, parts: int) -> bool:
+    """Whether no part claims what a part denies."""
+    claimed, denied = np.int64(0), np.int64(0)
+    for p in range(parts):
+        claimed |= claims[box[p]]
+        denied |= denies[box[p]]
+    return (claimed & denied) == 0
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -128,343 +94,163 @@ def _better(a: Any, b: Any) -> bool:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _split(box: Any, width: Any) -> int:
-    """The part to split: the widest; -1 when every part is a single row."""
-    widest, by = 0.0, -1
-    for p in range(box.size):
-        if width[box[p]] > widest:
-            widest, by = width[box[p]], p
-    return by
+def _fits(
+    low: Any, high: Any, counts: Any, memory: Any, room: Any, limits: Any, filled: Any
+) -> float:
+    """The most copies that a box can use (-1: it fits nowhere). `filled`: scratch, per memory."""
+    terms, sizes, dims = counts[0], counts[1], counts[2]
+    copies = 1.0
+    for d in range(dims):
+        if low[terms + sizes + d] > room[d]:
+            return -1.0
+        copies *= min(high[terms + sizes + d], room[d])
+    for f in range(sizes):
+        m = memory[f]
+        filled[m] += low[terms + f]
+        if filled[m] > limits[m]:
+            return -1.0
+    return copies
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def solve(
-    packed: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
-    found: Any, budget: int,
-) -> tuple[int, float]:  # fmt: skip
-    """Lower `best` (objective, seconds, joules), `found` (a row per part) in `budget` boxes.
-
-    Returns the boxes bounded and the least objective of what was left unexplored (infinite when
-    the search is exhausted: `best` is then optimal in this space).
-    """
-    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
-     fixed, rooms, floors) = packed  # fmt: skip
-    parts = roots.size
-    depth = 64 * parts + 8
-    stack = np.empty((depth, parts), np.int64)
-    keys = np.empty((depth, 3))
-    work = np.zeros((6, shape[0]))
-    row = np.zeros(1 + 5 * fixed.size)
-    limits = memories[:, 0].copy()
-    box, key = np.empty(parts, np.int64), np.empty((2, 3))
-    stack[0] = roots
-    top, nodes = 0, 1
-    if _bound(
-        roots, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
-        rooms, floors, work, row,
-    ):  # fmt: skip
-        seconds, joules = _price(row, machine, memories, points)
-        _key(keys[0], objective, seconds, joules)
-        top = 1 if np.isfinite(seconds) else 0
-    while top > 0 and nodes < budget:
-        top -= 1
-        if not _better(keys[top], best):
-            continue
-        box[:] = stack[top]
-        by = _split(box, width)
-        if by < 0:
-            best[:] = keys[top]
-            for p in range(parts):
-                found[p] = leaf[box[p]]
-            continue
-        node = box[by]
-        for child in range(2):
-            box[by] = left[node] if child == 0 else right[node]
-            nodes += 1
-            key[child] = np.inf
-            if _bound(
-                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
-                fixed, rooms, floors, work, row,
-            ):  # fmt: skip
-                seconds, joules = _price(row, machine, memories, points)
-                _key(key[child], objective, seconds, joules)
-        first = 1 if _better(key[0], key[1]) else 0  # pushed first, popped last
-        for turn in range(2):
-            child = first if turn == 0 else 1 - first
-            if _better(key[child], best) and np.isfinite(key[child, 0]):
-                box[by] = left[node] if child == 0 else right[node]
-                stack[top], keys[top] = box, key[child]
-                top += 1
-    least = np.inf
-    for i in range(top):
-        if _better(keys[i], best):
-            least = min(least, keys[i, 0])
-    return nodes, least
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def improve(  # noqa: C901 - one compiled loop: calls would pass every array again
-    packed: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
-    found: Any, rounds: int,
-) -> int:  # fmt: skip
-    """Better `best` and `found` by local search; returns the mappings priced.
-
-    Each round tries every row of each part, one part at a time, until nothing gets better, then
-    pseudo-random rows of two parts at once (trading capacity or copies between them).
-    """
-    (lo, hi, _, _, leaf, _, roots, whole, shape, start, term, coefficient, weights,
-     fixed, rooms, floors) = packed  # fmt: skip
-    parts = roots.size
-    work, row = np.zeros((6, shape[0])), np.zeros(1 + 5 * fixed.size)
-    limits = memories[:, 0].copy()
-    leaves, first = np.empty(leaf.size, np.int64), np.zeros(parts + 1, np.int64)
-    box, key, tried = np.empty(parts, np.int64), np.empty(3), 0
-    count = 0
-    for p in range(parts):
-        end = roots[p + 1] if p + 1 < parts else leaf.size
-        for node in range(roots[p], end):
-            if leaf[node] >= 0:
-                leaves[count] = node
-                if leaf[node] == found[p]:
-                    box[p] = node
-                count += 1
-        first[p + 1] = count
-    seed = 12345
-    for _ in range(rounds):
-        moved = True
-        while moved:
-            moved = False
-            for p in range(parts):
-                here = box[p]
-                for i in range(first[p], first[p + 1]):
-                    box[p] = leaves[i]
-                    tried += 1
-                    if not _bound(
-                        box, points, limits, lo, hi, whole, shape, start, term, coefficient,
-                        weights, fixed, rooms, floors, work, row,
-                    ):  # fmt: skip
-                        continue
-                    seconds, joules = _price(row, machine, memories, points)
-                    _key(key, objective, seconds, joules)
-                    if _better(key, best):
-                        best[:], here, moved = key, box[p], True
-                box[p] = here
-        if parts < 2:
-            break
-        for _ in range(1500):
-            seed = (seed * 1103515245 + 12345) % 2147483648
-            p = (seed >> 8) % parts
-            q = (p + 1 + (seed >> 16) % (parts - 1)) % parts
-            seed = (seed * 1103515245 + 12345) % 2147483648
-            one = leaves[first[p] + (seed >> 4) % (first[p + 1] - first[p])]
-            seed = (seed * 1103515245 + 12345) % 2147483648
-            two = leaves[first[q] + (seed >> 4) % (first[q + 1] - first[q])]
-            old, other = box[p], box[q]
-            box[p], box[q] = one, two
-            tried += 1
-            better = False
-            if _bound(
-                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
-                fixed, rooms, floors, work, row,
-            ):  # fmt: skip
-                seconds, joules = _price(row, machine, memories, points)
-                _key(key, objective, seconds, joules)
-                better = _better(key, best)
-            if better:
-                best[:] = key
-            else:
-                box[p], box[q] = old, other
-    for p in range(parts):
-        found[p] = leaf[box[p]]
-    return tried
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _key(key: Any, objective: int, seconds: float, joules: float) -> None:
-    """Objective (0 latency, 1 energy, 2 their product), seconds, joules."""
-    key[0] = joules if objective == 1 else seconds
-    if objective == 2:
-        key[0] = seconds * joules
+def _price(
+    low: Any, high: Any, terms: int, copies: float, points: float, lines: Any, count: int,
+    machine: Any, objective: int, key: Any,
+) -> None:  # fmt: skip
+    """Bound of (objective, seconds, joules) from the least (or largest) terms."""
+    seconds = np.ceil(points / copies) / machine[0]
+    for l in range(count):
+        value = lines[l, 0]
+        for t in range(terms):
+            c = lines[l, 1 + t]
+            value += c * (low[t] if c >= 0 else high[t])
+        seconds = max(seconds, value)
+    seconds += machine[1] / machine[0]
+    last = lines.shape[0] - 1
+    joules = lines[last, 0] + machine[3] * seconds
+    for t in range(terms):
+        c = lines[last, 1 + t]
+        joules += c * (low[t] if c >= 0 else high[t])
+    key[0] = joules if objective == 1 else seconds if objective == 0 else seconds * joules
     key[1], key[2] = seconds, joules
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _covered(row: Any, archive: Any, count: int, columns: Any, slack: float) -> bool:
-    """Whether some archived row is at most `slack` times `row` in every column."""
-    for i in range(count):
-        inside = True
-        for c in columns:
-            if archive[i, c] > row[c] * slack:
-                inside = False
-                break
-        if inside:
-            return True
-    return False
+def _child(
+    values: Any, start: int, factors: Any, many: int, others: Any, count: int, out: Any
+) -> None:
+    """Products with one more part, whose columns begin at `start`."""
+    for j in range(count):
+        out[j] = others[j]
+    for i in range(many):
+        out[factors[i, 0]] *= values[start + factors[i, 1]]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _insert(
-    archive: Any, exact: Any, found: Any, count: int, columns: Any, row: Any, exact_row: Any,
-    number: int, rows: Any,
-) -> int:  # fmt: skip
-    """Add a row that none covers, without those that it covers; returns the archive's size."""
-    kept = 0
-    for i in range(count):
-        worse = True
-        for c in columns:
-            if archive[i, c] < row[c]:
-                worse = False
-                break
-        if not worse:
-            archive[kept], exact[kept], found[kept] = archive[i], exact[i], found[i]
-            kept += 1
-    archive[kept], exact[kept] = row, exact_row
-    found[kept, 0] = number
-    for p in range(rows.size):
-        found[kept, 1 + p] = rows[p]
-    return kept + 1
+def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
+    forest: Any, points: float, machine: Any, memories: Any, objective: int, best: Any,
+    found: Any, budget: int,
+) -> tuple[int, int, float]:  # fmt: skip
+    """Lower `best` (objective, seconds, joules); `found` = space, then a row per part.
 
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def seed(
-    packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
-    found: Any, count: int, number: int, chosen: Any,
-) -> int:  # fmt: skip
-    """Add one mapping (a row per part) of space `number` to an archive, unless it is covered."""
-    (lo, hi, _, _, leaf, _, roots, whole, shape, start, term, coefficient, weights,
-     fixed, rooms, floors) = packed  # fmt: skip
-    parts = roots.size
-    work = np.zeros((6, shape[0]))
-    row, exact_row = np.zeros(1 + 5 * fixed.size), np.zeros(1 + 5 * fixed.size)
-    box = np.empty(parts, np.int64)
-    for p in range(parts):
-        end = roots[p + 1] if p + 1 < parts else leaf.size
-        for node in range(roots[p], end):
-            if leaf[node] == chosen[p]:
-                box[p] = node
-    limits = np.full(fixed.size, np.inf)
-    _bound(
-        box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
-        rooms, floors, work, exact_row,
-    )  # fmt: skip
-    row[:] = exact_row
-    if count == archive.shape[0] or not _round_up(row, grid, ends):
-        return count
-    if _covered(row, archive, count, columns, 1.0):
-        return count
-    return _insert(archive, exact, found, count, columns, row, exact_row, number, chosen)  # type: ignore[no-any-return]
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def front(  # noqa: C901 - one compiled loop: calls would pass every array again
-    packed: Any, points: float, grid: Any, ends: Any, columns: Any, archive: Any, exact: Any,
-    found: Any, count: int, slack: float, budget: int,
-) -> tuple[int, int, bool]:  # fmt: skip
-    """Extend an archive of rows that no other row covers. Returns its size, boxes, completeness.
-
-    `grid[m, :ends[m]]`: capacities that memory `m` may have (ascending; none: not limited).
-    Footprints are rounded up to it in `archive`, which is compared in `columns`, not in `exact`.
-    `found[i]` = -1 (the caller numbers the space), then a table row per part. Stops when full.
+    Returns the boxes bounded, the leaves reached, and the least objective of what was left
+    unexplored when the budget ended (infinite when the search is exhausted: `best` is optimal).
     """
-    (lo, hi, left, right, leaf, width, roots, whole, shape, start, term, coefficient, weights,
-     fixed, rooms, floors) = packed  # fmt: skip
-    parts = roots.size
-    depth = 64 * parts + 8
-    stack = np.empty((depth, parts), np.int64)
-    bounds = np.empty((depth, archive.shape[1]))
-    work = np.zeros((6, shape[0]))
-    rows = np.zeros((2, 1 + 5 * fixed.size))
-    limits = np.full(fixed.size, np.inf)
-    for m in range(fixed.size):
-        if ends[m] > 0:
-            limits[m] = grid[m, ends[m] - 1]
-    score = np.empty(2)
-    box, rows_found = np.empty(parts, np.int64), np.empty(parts, np.int64)
-    stack[0] = roots
-    top, nodes = 0, 1
-    if _bound(
-        roots, points, limits, lo, hi, whole, shape, start, term, coefficient, weights, fixed,
-        rooms, floors, work, bounds[0],
-    ) and _round_up(bounds[0], grid, ends):  # fmt: skip
+    spaces, width = forest.root.shape
+    products = forest.constant.shape[1]
+    rows = 3 * memories.shape[0] + 2
+    lines = np.zeros((rows, 1 + forest.forms.shape[2]))
+    low, high = np.zeros(products), np.zeros(products)
+    other, wide = np.zeros(products), np.zeros(products)
+    filled, limits = np.zeros(memories.shape[0]), np.zeros(memories.shape[0])
+    roots, place = np.full((spaces, 3), np.inf), np.zeros(spaces, np.int64)
+    box = np.zeros(width, np.int64)
+    key = np.full((2, 3), np.inf)
+    boxes, leaves, least = 0, 0, np.inf
+    for k in range(spaces):  # bounds of whole spaces
+        parts, counts = forest.parts[k], forest.counts[k]
+        count = counts[0] + counts[1] + counts[2]
+        box[:parts] = forest.root[k, :parts]
+        limits[:] = 8.0 * memories[:, 0] - forest.resident[k]
+        filled[:] = 0.0
+        for values, out in ((forest.lo, low), (forest.hi, high)):
+            _others(values, forest.base, box, -1, parts, forest.factors[k], forest.many[k],
+                    forest.constant[k], count, out)  # fmt: skip
+        boxes += 1
+        copies = _fits(low, high, counts, forest.memory[k], forest.room[k], limits, filled)
+        if copies < 0 or limits.min() < 0:
+            continue
+        lined = _lines(forest.forms[k], forest.fixed[k], counts[0], machine, memories, lines)
+        _price(low, high, counts[0], copies, points, lines, lined, machine, objective, roots[k])
+    for k in range(spaces):  # insertion sort: the most promising space first
+        at = k
+        while at > 0 and _better(roots[k], roots[place[at - 1]]):
+            place[at] = place[at - 1]
+            at -= 1
+        place[at] = k
+    depth = 64 * width + 8
+    stack, keys = np.zeros((depth, width), np.int64), np.zeros((depth, 3))
+    for turn in range(spaces):
+        k = place[turn]
+        if not _better(roots[k], best):
+            break
+        parts, counts = forest.parts[k], forest.counts[k]
+        terms, sizes = counts[0], counts[1]
+        count = terms + sizes + counts[2]
+        factors, many, constant = forest.factors[k], forest.many[k], forest.constant[k]
+        wider, wides = forest.wider[k], forest.wides[k]
+        memory, room = forest.memory[k], forest.room[k]
+        limits[:] = 8.0 * memories[:, 0] - forest.resident[k]
+        lined = _lines(forest.forms[k], forest.fixed[k], terms, machine, memories, lines)
+        stack[0, :parts] = forest.root[k, :parts]
+        keys[0] = roots[k]
         top = 1
-    while top > 0:
-        if nodes >= budget:
-            return count, nodes, False
-        top -= 1
-        if _covered(bounds[top], archive, count, columns, slack):
-            continue
-        box[:] = stack[top]
-        by = _split(box, width)
-        if by < 0:
-            if count == archive.shape[0]:
-                return count, nodes, False
-            for p in range(parts):
-                rows_found[p] = leaf[box[p]]
-            _bound(
-                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
-                fixed, rooms, floors, work, rows[0],
-            )  # fmt: skip
-            count = _insert(
-                archive, exact, found, count, columns, bounds[top], rows[0], -1, rows_found
-            )
-            continue
-        node = box[by]
-        for child in range(2):
-            box[by] = left[node] if child == 0 else right[node]
-            nodes += 1
-            score[child] = np.inf
-            if not _bound(
-                box, points, limits, lo, hi, whole, shape, start, term, coefficient, weights,
-                fixed, rooms, floors, work, rows[child],
-            ):  # fmt: skip
+        while top > 0:
+            top -= 1
+            if not _better(keys[top], best):
                 continue
-            if _round_up(rows[child], grid, ends):
-                score[child] = 0.0
-                for c in columns:
-                    score[child] += np.log(rows[child, c] + 1.0)
-        first = 1 if score[0] < score[1] else 0
-        for turn in range(2):
-            child = first if turn == 0 else 1 - first
-            if np.isfinite(score[child]) and not _covered(
-                rows[child], archive, count, columns, slack
-            ):
-                box[by] = left[node] if child == 0 else right[node]
-                stack[top], bounds[top] = box, rows[child]
-                top += 1
-    return count, nodes, True
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _round_up(row: Any, grid: Any, ends: Any) -> bool:
-    """Round footprints up to the grid; False where the largest capacity is too small."""
-    for m in range(ends.size):
-        if ends[m] == 0:
-            row[1 + 5 * m] = 0.0
-            continue
-        i = 0
-        while i < ends[m] and grid[m, i] < row[1 + 5 * m]:
-            i += 1
-        if i == ends[m]:
-            return False
-        row[1 + 5 * m] = grid[m, i]
-    return True
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def thin(archive: Any, exact: Any, found: Any, count: int, columns: Any, slack: float) -> int:
-    """Drop rows that another row covers within `slack`; returns how many are left.
-
-    Rows are visited in order of the sum of logarithms of their columns.
-    """
-    score = np.zeros(count)
-    for i in range(count):
-        for c in columns:
-            score[i] += np.log(archive[i, c] + 1.0)
-    order = np.argsort(score, kind="mergesort")
-    old, old_exact, old_found = archive[order], exact[order], found[order]
-    kept = 0
-    for i in range(count):
-        if not _covered(old[i], archive, kept, columns, slack):
-            archive[kept], exact[kept], found[kept] = old[i], old_exact[i], old_found[i]
-            kept += 1
-    return kept
+            if boxes >= budget:
+                least = min(least, keys[top, 0])
+                continue
+            box[:parts] = stack[top, :parts]
+            by, widest = -1, 0.0
+            for p in range(parts):
+                if forest.width[box[p]] > widest:
+                    widest, by = forest.width[box[p]], p
+            if by < 0:
+                leaves += 1
+                best[:] = keys[top]
+                found[0] = k
+                for p in range(parts):
+                    found[1 + p] = forest.row[box[p]]
+                continue
+            node = box[by]
+            ready = False
+            for side in range(2):
+                child = forest.left[node] + side
+                box[by] = child
+                boxes += 1
+                key[side] = np.inf
+                if not _agree(forest.claims, forest.denies, box, parts):
+                    continue
+                if not ready:
+                    ready = True
+                    _others(forest.lo, forest.base, box, by, parts, factors, many, constant,
+                            count, other)  # fmt: skip
+                    _others(forest.hi, forest.base, box, by, parts, wider, wides, constant,
+                            count, wide)  # fmt: skip
+                start = forest.base[child]
+                _child(forest.lo, start, factors[by], many[by], other, count, low)
+                _child(forest.hi, start, wider[by], wides[by], wide, count, high)
+                filled[:] = 0.0
+                copies = _fits(low, high, counts, memory, room, limits, filled)
+                if copies > 0:
+                    _price(low, high, terms, copies, points, lines, lined, machine, objective,
+                           key[side])  # fmt: skip
+            first = 1 if _better(key[0], key[1]) else 0  # pushed first, popped last
+            for side in (first, 1 - first):
+                if key[side, 0] < np.inf and _better(key[side], best):
+                    box[by] = forest.left[node] + side
+                    stack[top, :parts], keys[top] = box[:parts], key[side]
+                    top += 1
+    return boxes, leaves, least

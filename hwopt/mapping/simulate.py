@@ -16,9 +16,8 @@ Moves. Of the loops above a keep that take more than one trip, the innermost tha
 operand, and all outside it, are its *fetch loops*: each of their iterations fetches the tile anew;
 loops inside them do not touch it. A *composite axis* of an operand is a class of axes that share a
 tensor dimension (`p` and `r` of a convolution's input). When the innermost fetch loop steps on, only
-the elements that the tile before lacks are fetched; when an outer one does, or where a fan-out
-below the memory spreads that composite axis above the keep, the whole tile is. (`halo="none"`:
-always the whole tile. `fetch="counted"`: all loops above the keep are fetch loops, and the whole
+the elements that the tile before lacks are fetched; when an outer one does, the whole tile is.
+(`halo="none"`: always the whole tile. `fetch="counted"`: all loops above the keep are fetch loops, and the whole
 tile is fetched. `fetch="changed"`: the tile is fetched when its sets along the composite axes
 differ from those of the step before; if exactly one differs, only the elements that the old tile
 lacks.) Data comes from the nearest outer keep of the operand: it is written into every copy that
@@ -216,15 +215,16 @@ class _Walk:
                 continue
             if isinstance(node, Spread):
                 mine = node.fanout in above
-                if not mine and number > stop.node:
+                if (not mine and number > stop.node) or self.limits[number] == 1:
                     continue
                 indices = [copy[number]] if mine else list(range(self.limits[number]))
             elif number < stop.node:
                 indices = [times[number]]
             elif any(
                 isinstance(later, Spread) and later.fanout in above and later.axis == node.axis
-                for later in self.nodes[number:]
-            ):
+                and self.limits[at] > 1
+                for at, later in enumerate(self.nodes) if at > number
+            ):  # fmt: skip
                 indices = [0]  # whether the copy has a part at all shows at the first index
             else:
                 continue
@@ -415,11 +415,6 @@ class _Operand:
     ) -> list[frozenset[Element]]:  # fmt: skip
         """The sets without what the tile one step of loop `inner` before had."""
         number = next(n for n, part in enumerate(self.parts) if self._axis(inner) in part[0])
-        above = self.machine.above_of(child)
-        for n in self.machine.spreads:
-            if n < child.node and self._fanout(n).name not in above:
-                if self._axis(n) in self.parts[number][0] and self.machine.limits[n] > 1:
-                    return sets
         before = self.machine.pieces({**times, inner: times[inner] - 1}, copy, child)
         assert before is not None, "earlier tiles are no smaller"
         sets = list(sets)

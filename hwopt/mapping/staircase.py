@@ -1,10 +1,11 @@
 """The mappings of one nest that some design of a study could prefer.
 
-A study varies capacities on a grid, bandwidths, energies and the clock, while the structure
-(levels, what they keep, fan-outs and their sizes) stays. A price is monotone in a row's columns:
-footprints rounded up to the grid, steps, and traffic per memory. So a mapping that another one
-covers (less or equal in every column) is never needed. What is left is the staircase: pricing a
-design is an argmin over its rows, equal to `best_mapping` over the same mapspace.
+A study varies capacities on a grid, and bandwidths, energies and the clock, while the structure
+(levels, what they keep, fan-outs and their sizes) stays. A price is monotone in a mapping's
+footprints, rounded up to the grid, and in its *priced columns*: steps, and what moves, joined as the
+study's prices let it (`priced`). So a mapping that another one covers (less or equal in all of them)
+is never needed. What is left is the staircase: pricing a design is an argmin over its rows, equal to
+`best_mapping` over the same mapspace.
 
 When there would be more than `most` rows, rows that another covers within a factor are dropped, and
 `gap` says by how much a column may exceed what was found. Results are remembered in memory and on
@@ -17,7 +18,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,22 +33,25 @@ from hwopt.files import cache_dir, write_bytes
 from hwopt.hardware.accelerator import Accelerator, OperandRole
 from hwopt.hardware.conventions import NATIVE, Conventions
 from hwopt.ir.program import Constraint
-from hwopt.mapping.analysis import Objective, Price, price
-from hwopt.mapping.best import Numbers, freeze, skeleton, spaces_of, start
-from hwopt.mapping.forest import Forest
+from hwopt.mapping.analysis import OBJECTIVES, Objective, Price, price
+from hwopt.mapping.best import Grove, freeze, grove_of
+from hwopt.mapping.chains import Factors
+from hwopt.mapping.frontier import add, front, thin
 from hwopt.mapping.mapping import Mapping, parse_mapping
+from hwopt.mapping.priced import Weights, every_column
 from hwopt.mapping.problem import Problem
-from hwopt.mapping.search import front, seed, solve, thin
-from hwopt.mapping.tables import ROWS, Factors, Space
-from hwopt.mapping.traffic import check_size
+from hwopt.mapping.search import solve
+from hwopt.mapping.space import Skeleton, bare, skeleton
+from hwopt.mapping.traffic import analyse, check_size
 
-VERSION = 3
+VERSION = 4
 """Part of the cache key: raise it when rows change for equal inputs."""
-MOST, BUDGET = 300, 60_000
+MOST, BUDGET = 300, 400_000
 """Rows of a staircase at most; boxes bounded to look for rows besides the first good ones."""
-CELLS, SEEDED, DEEPENED, DEEP = 5, 4, 2, 6000
-"""Imaginary machines: capacities tried, mappings kept of each, of these improved by branch and
-bound, its boxes."""
+SEED_BUDGET = 20_000
+"""Boxes bounded to find the mapping of one imaginary machine that starts the archive."""
+CELLS = 5
+"""Capacities of imaginary machines."""
 LOOSEST = 1.3
 """Gap beyond which rows are no longer thinned out: the search for more ends instead."""
 SLACKS = (1.01, 1.02, 1.03, 1.05, 1.08, 1.12, 1.2, 1.35, 1.5, 2.0)
@@ -99,7 +103,7 @@ def staircase(
     conventions: Conventions = NATIVE,
     resident: MappingType[OperandRole, str] | None = None,
     factors: Factors = "any",
-    rows: int | None = None,
+    weights: Weights | None = None,
     most: int = MOST,
     budget: int = BUDGET,
     cache: bool = True,
@@ -108,8 +112,8 @@ def staircase(
 
     `accelerator` gives levels and fan-outs; its capacities, bandwidths and energies do not matter.
     `grid[memory]` lists the *usable* bytes that a memory may have in the study (see
-    `Memory.usable_bytes`); a memory that is not in it is not limited. `rows` bounds the tables of
-    tile chains, `most` the result, `budget` the boxes bounded. Raises `InfeasibleError` when
+    `Memory.usable_bytes`); a memory that is not in it is not limited. `weights`: the priced columns
+    (all by themselves when left out). `most` bounds the result, `budget` the boxes bounded. Raises `InfeasibleError` when
     nothing fits the largest capacities.
     """
     check_size(problem)
@@ -120,14 +124,14 @@ def staircase(
     stays = tuple(sorted((resident or {}).items()))
     key = (
         problem, skeleton(accelerator), steps, freeze(constraint or Constraint()), conventions,
-        stays, factors, rows or 0, most, budget,
+        stays, factors, weights or every_column(accelerator), most, budget,
     )  # fmt: skip
     return _cached(key, cache)
 
 
 Key: TypeAlias = tuple[
-    Problem, str, tuple[tuple[str, tuple[float, ...]], ...], Constraint, Conventions,
-    tuple[tuple[OperandRole, str], ...], Factors, int, int, int,
+    Problem, Skeleton, tuple[tuple[str, tuple[float, ...]], ...], Constraint, Conventions,
+    tuple[tuple[OperandRole, str], ...], Factors, Weights, int, int,
 ]  # fmt: skip
 
 
@@ -174,47 +178,51 @@ def _write(path: Path, found: Staircase) -> None:
         return
 
 
-Spaces: TypeAlias = list[tuple[Space, Forest]]
-
-
 class _Archive:
     """Rows that no other row covers, while they are found."""
 
     def __init__(
-        self, spaces: Spaces, points: int, grid: npt.NDArray[np.float64],
-        ends: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], most: int,
+        self, grove: Grove, points: int, grid: npt.NDArray[np.float64],
+        ends: npt.NDArray[np.int64], weights: Weights, most: int,
+        analysis: Callable[[Mapping], npt.NDArray[np.float64]],
     ) -> None:  # fmt: skip
-        self.spaces, self.points, self.most = spaces, float(points), most
-        self.grid, self.ends, self.columns = grid, ends, columns
-        parts = max((len(space.tables) for space, _ in spaces), default=0)
-        self.rows, self.exact = np.zeros((2, most + 1, 1 + 5 * len(ends)))
+        self.analysis = analysis
+        self.grove, self.forest, self.most, self.points = grove, grove.forest, most, float(points)
+        self.grid, self.ends = 8.0 * grid, ends
+        joined = np.array(weights)
+        self.columns = np.ascontiguousarray(joined @ self.forest.forms)
+        self.fixed = self.forest.fixed @ joined.T
+        self.steps = int(np.flatnonzero(joined[:, 0])[0])
+        self.columns[:, self.steps] /= 8.0
+        self.fixed[:, self.steps] /= 8.0
+        parts = self.forest.root.shape[1]
+        self.rows = np.zeros((most + 1, len(ends) + len(joined)))
         self.found = np.zeros((most + 1, 1 + parts), np.int64)
+        self.order = np.arange(most + 1)
         self.count, self.boxes = 0, 0
         self.slack, self.turn, self.gap, self.exhausted = 1.0, 0, 1.0, True
 
-    def seed(self, numbers: Numbers, first: int, end: int) -> None:
-        """Add good mappings for one imaginary machine from the spaces `first` to `end`."""
-        starts, used = start(tuple(self.spaces[first:end]), numbers, SEEDED, 1)
-        self.boxes += used
-        for turn, (key, place, picked) in enumerate(starts[:SEEDED]):
-            number = first + place
-            packed = self.spaces[number][1].packed
-            if turn < DEEPENED:
-                self.boxes += solve(packed, *numbers, key, picked, DEEP)[0]
-            self.count = seed(
-                packed, self.points, self.grid, self.ends, self.columns, self.rows, self.exact,
-                self.found, self.count, number, picked,
-            )  # fmt: skip
+    def seed(self, machine: npt.NDArray[np.float64], memories: npt.NDArray[np.float64]) -> None:
+        """Add a good mapping for one imaginary machine per objective."""
+        for objective in range(len(OBJECTIVES)):
+            best, found = np.full(3, np.inf), np.zeros(self.found.shape[1], np.int64)
+            self.boxes += solve(
+                self.forest, self.points, machine, memories, objective, best, found, SEED_BUDGET
+            )[0]
+            if np.isfinite(best[0]) and self.count < self.most:
+                self.count = int(
+                    add(self.forest, self.points, self.grid, self.ends, self.columns, self.fixed,
+                        self.steps, self.rows, self.found, self.order, self.count, found)
+                )  # fmt: skip
 
     def explore(self, number: int, share: int) -> None:
         """Search one space for rows that are not covered yet."""
         while True:
             self.count, used, done = front(
-                self.spaces[number][1].packed, self.points, self.grid, self.ends, self.columns,
-                self.rows, self.exact, self.found, self.count, self.slack, share,
+                self.forest, number, self.points, self.grid, self.ends, self.columns[number],
+                self.fixed[number], self.steps, self.rows, self.found, self.order, self.count,
+                self.slack, share,
             )  # fmt: skip
-            numbers = self.found[: self.count, 0]
-            numbers[numbers < 0] = number
             self.boxes, share = self.boxes + used, share - used
             if done or self.count < len(self.rows) or not self.thin():
                 self.exhausted = self.exhausted and done
@@ -226,71 +234,89 @@ class _Archive:
         while self.count > room and self.gap < LOOSEST:
             self.slack = SLACKS[min(self.turn, len(SLACKS) - 1)]
             self.turn, self.gap = self.turn + 1, self.gap * self.slack
-            self.count = int(
-                thin(self.rows, self.exact, self.found, self.count, self.columns, self.slack)
-            )
+            self.count = int(thin(self.rows, self.found, self.order, self.count, self.slack))
         return self.count <= room
 
     def result(self, problem: Problem) -> Staircase:
         """The rows in order of their columns, with their mappings in words."""
-        count = min(self.count, self.most)
-        order = np.lexsort(self.exact[:count].T[::-1])
-        texts = []
-        for number, *rows in self.found[order].tolist():
-            space = self.spaces[number][0]
-            tiles = space.tiles(tuple(rows[: len(space.tables)]))
-            texts.append(str(space.template.mapping(tiles, problem.sizes)))
-        rows_ = np.ascontiguousarray(self.exact[order])
-        rows_.flags.writeable = False
+        found = self.found[: min(self.count, self.most)]
+        mappings = []
+        for number, *chosen in found.tolist():
+            space = self.grove.spaces[number]
+            mappings.append(space.mapping(tuple(chosen[: len(space.parts)]), problem.sizes))
+        if self.exhausted:
+            rows = np.array([self._row(one) for one in found])
+        else:  # a mapping may be better than the template in which it was found says
+            rows = np.array([self.analysis(mapping) for mapping in mappings])
+        order = np.lexsort(rows.T[::-1])
+        rows = np.ascontiguousarray(rows[order])
+        rows.flags.writeable = False
         return Staircase(
-            rows_, tuple(texts), problem.points, self.boxes, self.gap - 1, self.exhausted
-        )
+            rows, tuple(str(mappings[i]) for i in order), problem.points, self.boxes, self.gap - 1,
+            self.exhausted and not self.grove.thinned,
+        )  # fmt: skip
+
+    def _row(self, found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The row of a mapping, as `Analysis.row`."""
+        space = self.grove.spaces[found[0]]
+        values = space.constant.copy()
+        for p, table in enumerate(space.tables):
+            used = space.column[:, p] >= 0
+            leaf = int(np.flatnonzero(table.tree.row == found[1 + p])[0])
+            values[used] *= table.tree.lo[leaf, space.column[used, p]]
+        row = np.zeros(1 + 5 * len(self.ends))
+        flat = (space.fixed + space.forms @ values[: space.terms]) / 8.0
+        row[0] = flat[0]
+        for m in range(len(self.ends)):
+            own = space.memory == m
+            sizes = values[space.terms : space.terms + len(space.memory)]
+            row[1 + 5 * m] = (space.resident[m] + sizes[own].sum()) / 8.0
+            row[2 + 5 * m : 6 + 5 * m] = flat[1 + 4 * m : 5 + 4 * m]
+        return row
 
 
 def _make(key: Key) -> Staircase:
-    problem, structure, steps, constraint, conventions, stays, factors, rows, most, budget = key
-    accelerator = Accelerator.model_validate_json(structure)
-    spaces: Spaces = []
-    kinds: tuple[Factors, ...] = ("perfect",) if factors == "perfect" else ("perfect", "any")
-    ranges = []
-    for kind in kinds:
-        own = spaces_of(
-            problem, structure, constraint, conventions, stays, kind, rows or ROWS[kind]
-        )
-        ranges.append((len(spaces), len(spaces) + len(own)))
-        spaces += own
+    problem, structure, steps, constraint, conventions, stays, factors, weights, most, budget = key
+    accelerator = bare(structure)
     capacities = dict(steps)
     memories = accelerator.memories
     ends = np.array([len(capacities.get(m.name, ())) for m in memories], np.int64)
     grid = np.zeros((len(memories), max(1, int(ends.max()))))
     for number, memory in enumerate(memories):
         grid[number, : ends[number]] = capacities.get(memory.name, ())
-    archive = _Archive(spaces, problem.points, grid, ends, _columns(accelerator, ends), most)
-    for numbers in _scenarios(problem, accelerator, grid, ends):
-        for first, end in ranges:
-            archive.seed(numbers, first, end)
-    for number in range(len(spaces)):
-        archive.explore(number, max(1000, budget // len(spaces)))
-    if archive.count == 0:
-        raise InfeasibleError(
-            "no mapping fits the largest capacities of the grid",
-            value=", ".join(f"{name} {max(v, default=math.inf):g} B" for name, v in steps),
-            fix="enlarge the memories of the study",
+    grove = grove_of(problem, structure, constraint, conventions, stays, factors)
+    if grove is not None:
+        archive = _Archive(
+            grove, problem.points, grid, ends, weights, most,
+            lambda mapping: analyse(
+                problem, mapping, accelerator, conventions, dict(stays)
+            ).row(accelerator),
         )  # fmt: skip
-    return archive.result(problem)
+        for machine, numbers in _scenarios(problem, accelerator, grid, ends):
+            archive.seed(machine, numbers)
+        for number in range(len(grove.spaces)):
+            archive.explore(number, max(1000, budget // len(grove.spaces)))
+        if archive.count:
+            return archive.result(problem)
+    raise InfeasibleError(
+        "no mapping fits the largest capacities of the grid",
+        value=", ".join(f"{name} {max(v, default=math.inf):g} B" for name, v in steps),
+        fix="enlarge the memories of the study",
+    )  # fmt: skip
 
 
 def _scenarios(
-    problem: Problem, accelerator: Accelerator, grid: npt.NDArray[np.float64],
+    problem: Problem,
+    accelerator: Accelerator,
+    grid: npt.NDArray[np.float64],
     ends: npt.NDArray[np.int64],
-) -> Iterator[Numbers]:  # fmt: skip
+) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """Imaginary machines whose good mappings start the archive, so that a search that is cut short
     has something good for every kind of design.
 
     Capacities from the least to the largest of the grid, together; typical ratios of energies
     (outermost memory, single on-chip ones, those that exist many times); an outermost memory of
-    unlimited, ample or scarce bandwidth; on-chip ports that are unlimited or as wide as the edge of
-    a square array of the lanes below. The archive stays exact whatever these numbers are.
+    unlimited or scarce bandwidth. The archive stays exact whatever these numbers are.
     """
     lanes = float(accelerator.lanes)
     cells = max(1, min(CELLS, int(ends.max())))
@@ -298,35 +324,15 @@ def _scenarios(
         64.0 if number == 0 else 2.0 if accelerator.instances(memory.name) == 1 else 0.2
         for number, memory in enumerate(accelerator.memories)
     ]
-    ports = [
-        2 * math.sqrt(lanes / accelerator.instances(memory.name)) for memory in accelerator.memories
-    ]
     for cell in range(cells):
-        memories = np.full((len(ends), 6), math.inf)
+        memories = np.zeros((len(ends), 6))
+        memories[:, 0] = np.inf
         for number, end in enumerate(ends):
             if end:
                 place = round(cell * (end - 1) / max(1, cells - 1)) if cells > 1 else end - 1
                 memories[number, 0] = grid[number, place]
             memories[number, 4:] = energies[number]
-        for objective, outer, narrow in (
-            (0, math.inf, False), (0, lanes / 16, True), (0, lanes / 128, False),
-            (1, math.inf, False), (2, lanes / 16, True),
-        ):  # fmt: skip
+        for outer in (0.0, 32.0 / lanes):
             machine = memories.copy()
-            if narrow:
-                machine[:, 3] = ports
             machine[0, 3] = outer
-            yield float(problem.points), np.array([1.0, 0.0, 0.0, 0.0]), machine, objective
-
-
-def _columns(accelerator: Accelerator, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Columns that tell designs apart: of a memory that exists once, busiest and total agree."""
-    columns = [0]
-    for number, memory in enumerate(accelerator.memories):
-        base = 1 + 5 * number
-        if ends[number]:
-            columns.append(base)
-        if accelerator.instances(memory.name) > 1:
-            columns += [base + 1, base + 2]
-        columns += [base + 3, base + 4]
-    return np.array(columns, np.int64)
+            yield np.array([1.0, 0.0, 0.0, 0.0]), machine

@@ -9,6 +9,7 @@ slots; each slot has one of the kinds below, given the loop `J` that advances:
     COPIES   copies in space, each counted
     ORIGIN   copies in space that all want the same: copy 0 alone
     UNION    copies in space (or times) whose sets are merged before they are counted
+    POOL     copies in space that share one tile: the union of what each of them wants
 
 Each sum returns a triple `(wanted, kept, overlap)`:
 
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-BEFORE, ADVANCE, AFTER, COPIES, ORIGIN, UNION = 0, 1, 2, 3, 4, 5
+BEFORE, ADVANCE, AFTER, COPIES, ORIGIN, UNION, POOL = 0, 1, 2, 3, 4, 5, 6
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -119,20 +120,21 @@ def _exists(kinds: Any, tiles: Any, slot: int, extent: int, index: Any) -> bool:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _interval(kinds: Any, tiles: Any, size: int, index: Any, out: Any) -> bool:
-    """New and old tile of one axis at slot indices `index`; False where there is none.
+def _interval(kinds: Any, tiles: Any, size: int, index: Any, out: Any) -> int:
+    """New and old tile of one axis at slot indices `index`; returns 1 if there is a new one, plus 2
+    if there is an old one.
 
     The old tile is the last that this copy had: at the last index of each AFTER loop at which it
     has any part. `out` = new start, new extent, old start, old extent, changed.
     """
-    start, extent, old, old_extent, changed = 0, size, 0, size, 0
+    start, extent, old, old_extent, changed, there = 0, size, 0, size, 0, 3
     for slot in range(kinds.size):
         tile = tiles[slot]
         kind = kinds[slot]
         i, j = index[slot], index[slot]
         if kind == ADVANCE:
             if i == 0:
-                return False
+                return 0
             j = i - 1
             changed = 1
         elif kind == AFTER:
@@ -142,27 +144,29 @@ def _interval(kinds: Any, tiles: Any, size: int, index: Any, out: Any) -> bool:
             if j > 0 and not _exists(kinds, tiles, slot + 1, rest, index):
                 j -= 1
         if i * tile >= extent:
-            return False
+            there &= 2
+        if j * tile >= old_extent:
+            there &= 1
         start, extent = start + i * tile, min(tile, extent - i * tile)
         old, old_extent = old + j * tile, min(tile, old_extent - j * tile)
     if start != old:
         changed = 1
     out[0], out[1], out[2], out[3], out[4] = start, extent, old, old_extent, changed
-    return True
+    return there
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _visit(  # noqa: C901 - one compiled odometer
     spans: Any, begin: int, coefficients: Any, offsets: Any, shape: Any, low: Any, strides: Any,
     clip: bool, bounding: bool, stamp: int, seen: Any, held: Any, point: Any, ends: Any, out: Any,
+    count: int,
 ) -> int:  # fmt: skip
-    """List in `out` the cells of a tile, each once; returns their number.
+    """List in `out`, from `count` on, the cells of a tile, each once; returns how many are there.
 
     The tile is the image of the box of axis values at `spans[:, begin:begin + 2]`, or with
     `bounding` its bounding box. Cells of an old tile (`begin` 2) are stamped in `held`.
     """
     axes, dims = spans.shape[0], offsets.size
-    count = 0
     if bounding:
         for d in range(dims):
             first, last = offsets[d], offsets[d]
@@ -174,7 +178,7 @@ def _visit(  # noqa: C901 - one compiled odometer
             if clip:
                 first, last = max(first, 0), min(last, shape[d] - 1)
             if first > last:
-                return 0
+                return count
             point[d], ends[d, 0], ends[d, 1] = first, first, last
     else:
         for a in range(axes):
@@ -249,45 +253,46 @@ def shared_sum(  # noqa: C901 - one compiled odometer
     wanted, kept, overlap, largest, stamp = 0, 0, 0, 0, 0
     while True:  # every state of the slots that are not merged
         touched = 0
-        while True:  # every copy that is merged
-            active, changed = True, False
-            for a in range(axes):
-                if not _interval(
-                    kinds[a, : slots[a]], tiles[a, : slots[a]], sizes[a], index[a], spans[a]
-                ):
-                    active = False
-                    break
-                changed = changed or spans[a, 4] == 1
-            if active:
-                stamp += 1
-                before = 0
-                if changed:
+        while True:  # every copy whose requests are merged
+            stamp += 1
+            before, size, changed = 0, 0, False
+            while True:  # every copy of a shared tile: what it had
+                there = _intervals(kinds, tiles, slots, sizes, index, spans)
+                for a in range(axes):
+                    changed = changed or (there > 0 and spans[a, 4] == 1)
+                if there & 2:
                     before = _visit(
                         spans, 2, coefficients, offsets, shape, low, strides, clip, bounding,
-                        stamp, seen, held, point, ends, new,
+                        stamp, seen, held, point, ends, new, before,
                     )  # fmt: skip
-                size = _visit(
-                    spans, 0, coefficients, offsets, shape, low, strides, clip, bounding,
-                    stamp, seen, held, point, ends, new,
-                )  # fmt: skip
-                if changed and before == size:
-                    changed = False
-                    for n in range(size):
-                        if held[new[n]] != stamp:
-                            changed = True
-                            break
+                if not _next(kinds, slots, radix, index, POOL):
+                    break
+            while True:  # the same: what it wants
+                if _intervals(kinds, tiles, slots, sizes, index, spans) & 1:
+                    size = _visit(
+                        spans, 0, coefficients, offsets, shape, low, strides, clip, bounding,
+                        stamp, seen, held, point, ends, new, size,
+                    )  # fmt: skip
+                if not _next(kinds, slots, radix, index, POOL):
+                    break
+            if changed and before == size:
+                changed = False
                 for n in range(size):
-                    c = new[n]
-                    if marks[c] == 0:
-                        listed[touched] = c
-                        touched += 1
-                    if not changed:
-                        marks[c] |= 2
-                    elif keep_halo and held[c] == stamp:
-                        marks[c] |= 1
-                    else:
-                        marks[c] |= 5
-            if not _next(kinds, slots, radix, index, True):
+                    if held[new[n]] != stamp:
+                        changed = True
+                        break
+            for n in range(size):
+                c = new[n]
+                if marks[c] == 0:
+                    listed[touched] = c
+                    touched += 1
+                if not changed:
+                    marks[c] |= 2
+                elif keep_halo and held[c] == stamp:
+                    marks[c] |= 1
+                else:
+                    marks[c] |= 5
+            if not _next(kinds, slots, radix, index, UNION):
                 break
         largest = max(largest, touched)
         for n in range(touched):
@@ -298,16 +303,28 @@ def shared_sum(  # noqa: C901 - one compiled odometer
             elif not mark & 4:
                 overlap += 1
             marks[listed[n]] = 0
-        if not _next(kinds, slots, radix, index, False):
+        if not _next(kinds, slots, radix, index, BEFORE):
             return wanted, kept, overlap, largest
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _next(kinds: Any, slots: Any, radix: Any, index: Any, merged: bool) -> bool:
-    """Step the indices of the slots that are merged (or of the others); False after the last."""
+def _intervals(kinds: Any, tiles: Any, slots: Any, sizes: Any, index: Any, spans: Any) -> int:
+    """`_interval` of every axis: 1 if all have a new tile, plus 2 if all have an old one."""
+    there = 3
+    for a in range(sizes.size):
+        there &= _interval(kinds[a, : slots[a]], tiles[a, : slots[a]], sizes[a], index[a], spans[a])
+    return there
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _next(kinds: Any, slots: Any, radix: Any, index: Any, which: int) -> bool:
+    """Step the indices of the slots of one kind, UNION or POOL (or of all the others, BEFORE); False
+    after the last.
+    """
     for a in range(slots.size - 1, -1, -1):
         for s in range(slots[a] - 1, -1, -1):
-            if (kinds[a, s] == UNION) != merged:
+            kind = kinds[a, s] if kinds[a, s] >= UNION else BEFORE
+            if kind != which:
                 continue
             index[a, s] += 1
             if index[a, s] < radix[a, s]:

@@ -1,351 +1,381 @@
 """Tables of tile chains: what each choice of tiles along one composite axis contributes.
 
 A *part* is a class of axes that some operand joins in one tensor dimension (alone: one axis). For
-one template and one part, a row is one chain of tiles for every axis of the part, at all nodes that
-cut it. Its columns are the part's share of every term of the template's plan, of every footprint,
-and of every dimension of a fan-out. Counts of a whole mapping are products over parts.
+one template and one part, a row is one chain of tiles for every axis of the part. Its columns are
+the part's shares of traffic, of footprints and of the fan-outs; a count of a whole mapping is a
+product over parts. Rows that another row beats in everything are left out.
+
+Where a window may slide, a row is a chain with a choice of sliding loops: less traffic, but it
+*denies* that loops between them and the keep take several trips and that another composite axis
+slides in the same gap; rows *claim* what they do. Both are bit masks; choices of all parts fit
+together if nothing that one claims is denied by another.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hwopt.hardware.accelerator import Accelerator, OperandRole
-from hwopt.hardware.conventions import Conventions
-from hwopt.ir.program import Constraint
-from hwopt.mapping.mapping import Keep, Mapping, Spread
-from hwopt.mapping.plan import Plan, above, groups_of, make_plan, structure
-from hwopt.mapping.problem import Problem
-from hwopt.mapping.template import Template
-from hwopt.mapping.traffic import Distinct, chain_sums, padded, touched
+from hwopt.mapping.chains import (
+    COUNT,
+    FIRST,
+    SKIP,
+    chains_of,
+    copies_of,
+    count_rows,
+    least_rows,
+)
+from hwopt.mapping.plan import Factor, Group
+from hwopt.mapping.sums import ADVANCE, ORIGIN, shared_batch
+from hwopt.mapping.trees import Tree, grow, undominated
+from hwopt.mapping.windows import window_batch
 
-Factors: TypeAlias = Literal["any", "perfect"]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Chain = tuple[int, ...]
+Ints: TypeAlias = npt.NDArray[np.int64]
 
-ROWS = {"any": 700, "perfect": 250}
-"""Rows of one table at most: the sizes tried are thinned until they fit."""
-SHARED_ROWS = 400
-"""The same for the axes of a sliding window, whose sums are walked tile by tile."""
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One axis of a part: its size, its slots as `chains_of` takes them, the tiles to try."""
+
+    size: int
+    slots: tuple[tuple[int, int], ...]
+    tried: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A share that is a count or a sum over one axis: `ways` per slot, `weighted` by extents."""
+
+    axis: int
+    ways: tuple[int, ...]
+    weighted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A share of axes that share a tensor dimension: `kinds[a][s]` of `sums` per axis and slot (-1:
+    the slot does not matter). `largest`: the largest tile instead of the sum.
+    """
+
+    group: Group
+    kinds: tuple[tuple[int, ...], ...]
+    clip: bool
+    largest: bool
+
+
+Share: TypeAlias = Count | Window
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A product of shares. `keeps`: whose windows it fetches (their slides change it)."""
+
+    shares: tuple[Share, ...]
+    keeps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """A way to slide: keep, (axis, slot) of the loop, gap, slots of this part that must be idle,
+    what it claims and denies.
+    """
+
+    keep: int
+    loop: tuple[int, int]
+    gap: int
+    idle: tuple[tuple[int, int], ...]
+    claims: int
+    denies: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartSpec:
+    """All that a table depends on: the same for many templates and operators.
+
+    `uses[d]`: (axis, slot) of the spreads over dimension `d`, with its room in `rooms`. `marks`:
+    bits that a row claims when a slot takes several trips. `relaxed`: each listed tile size stands
+    for all sizes above the one listed below it, and columns are at most what these give.
+    """
+
+    cuts: tuple[Cut, ...]
+    columns: tuple[Column, ...]
+    uses: tuple[tuple[tuple[int, int], ...], ...]
+    rooms: tuple[int, ...]
+    marks: tuple[tuple[tuple[int, int], int], ...]
+    slidings: tuple[Sliding, ...]
+    factors: str
+    bounding: bool
+    equal: tuple[bool, ...]
+    relaxed: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """One part: `chains[row]` = tiles at `nodes`; `wanted`, `kept`, `overlap` (rows, terms);
-    `extents` (rows, footprints); `uses` (rows, fan-out dimensions).
+    """Rows of a part: `chains[a]` (rows, slots of axis a), `slid[row]` the loops (axis, slot) that
+    slide; `tree` over the columns, then the uses of each dimension. `listed`: rows before those
+    that are beaten were dropped.
     """
 
-    nodes: tuple[int, ...]
-    chains: tuple[Chain, ...]
-    wanted: Floats
-    kept: Floats
-    overlap: Floats
-    extents: Floats
-    uses: Floats
+    chains: tuple[Ints, ...]
+    slid: tuple[tuple[tuple[int, int], ...], ...]
+    tree: Tree
+    listed: int
+
+    def __len__(self) -> int:
+        return len(self.slid)
 
 
-def parts_of(problem: Problem, conventions: Conventions) -> list[tuple[str, ...]]:
-    """Classes of axes that share a tensor dimension in any operand."""
-    classes: list[set[str]] = [{axis.name} for axis in problem.axes]
-    for operand in problem.operands:
-        for group in groups_of(operand, problem, conventions):
-            joined = [c for c in classes if c & set(group.axes)]
-            classes = [c for c in classes if c not in joined]
-            classes.append(set().union(*joined))
-    order = [axis.name for axis in problem.axes]
-    return sorted(
-        (tuple(name for name in order if name in c) for c in classes),
-        key=lambda c: order.index(c[0]),
+@lru_cache(maxsize=1 << 13)
+def build_table(spec: PartSpec) -> Table:
+    """The table of a part; empty where its chains fit no fan-out."""
+    lists = [_listed(cut, spec) for cut in spec.cuts]
+    lows = [_lows(rows, cut, spec) for rows, cut in zip(lists, spec.cuts, strict=True)]
+    trips = [
+        copies_of(rows, cut.size) if low is rows else _least_trips(rows, low, cut.size)
+        for rows, low, cut in zip(lists, lows, spec.cuts, strict=True)
+    ]
+    picked = _pairs(lists, trips, spec)
+    chains = [rows[at] for rows, at in zip(lists, picked, strict=True)]
+    taken = [rows[at] for rows, at in zip(trips, picked, strict=True)]
+    uses = np.ones((len(picked[0]), len(spec.uses)))
+    for d, spreads in enumerate(spec.uses):
+        for axis, slot in spreads:
+            uses[:, d] *= taken[axis][:, slot]
+    claims = np.zeros(len(uses), np.int64)
+    for (axis, slot), bit in spec.marks:
+        claims |= np.where(taken[axis][:, slot] > 1, bit, 0)
+    values = _Values(spec, lists, lows, picked, chains)
+    blocks, masks, numbers, choices = [], [], [], []
+    for choice in _choices(spec.slidings):
+        rows = np.arange(len(uses))
+        for sliding in choice:
+            walked = taken[sliding.loop[0]][:, sliding.loop[1]] > (0 if spec.relaxed else 1)
+            for axis, slot in sliding.idle:
+                walked &= taken[axis][:, slot] == 1
+            rows = rows[walked[rows]]
+        if not len(rows):
+            continue
+        blocks.append(np.hstack([values.columns(choice)[rows], uses[rows]]))
+        own = claims[rows]
+        denied = np.zeros(len(rows), np.int64)
+        for sliding in choice:
+            own, denied = own | sliding.claims, denied | sliding.denies
+        masks.append((own, denied))
+        numbers.append(rows)
+        choices += [tuple(s.loop for s in choice)] * len(rows)
+    return _thinned(spec, chains, blocks, masks, numbers, choices)
+
+
+def _listed(cut: Cut, spec: PartSpec) -> Ints:
+    """Chains of an axis; relaxed ones where their room may be exceeded within what they stand for."""
+    slots = cut.slots
+    if spec.relaxed and cut.tried:
+        widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
+        slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
+    return chains_of(cut.size, slots, "perfect" if spec.factors == "perfect" else "any", cut.tried)
+
+
+def _lows(rows: Ints, cut: Cut, spec: PartSpec) -> Ints:
+    """The least tiles that each chain stands for (the chains themselves, if not relaxed)."""
+    if not (spec.relaxed and cut.tried):
+        return rows
+    tried = np.array(cut.tried)
+    below = np.concatenate([[0], tried])
+    return np.asarray(below[np.searchsorted(tried, rows)] + 1)
+
+
+def _least_trips(rows: Ints, lows: Ints, size: int) -> Ints:
+    """Trips of every slot, at least."""
+    outer = np.hstack([np.full((len(rows), 1), size), lows[:, :-1]])
+    return np.asarray(np.maximum(1, -(-outer // rows)))
+
+
+def _thinned(
+    spec: PartSpec, chains: list[Ints], blocks: list[Floats], masks: list[tuple[Ints, Ints]],
+    numbers: list[Ints], choices: list[tuple[tuple[int, int], ...]],
+) -> Table:  # fmt: skip
+    if not blocks:
+        width = len(spec.columns) + len(spec.uses)
+        none = np.zeros(0, np.int64)
+        blocks, masks, numbers = [np.zeros((0, width))], [(none, none)], [none]
+    columns = np.vstack(blocks)
+    claims = np.concatenate([own for own, _ in masks])
+    denies = np.concatenate([denied for _, denied in masks])
+    equal = np.array([*spec.equal, *([False] * len(spec.uses))])
+    best = undominated(columns, claims, denies, equal)
+    where = np.concatenate(numbers)[best]
+    kept = np.ascontiguousarray(columns[best])
+    return Table(
+        tuple(rows[where] for rows in chains),
+        tuple(tuple(sorted(set(choices[i]))) for i in best),
+        grow(kept, claims[best], denies[best]) if len(best) else _EMPTY,
+        len(columns),
     )
 
 
-@lru_cache(maxsize=1 << 14)
-def sizes_of(extent: int, factors: Factors, most: int) -> tuple[int, ...]:
-    """Tile sizes to try along an extent, largest first: divisors, or every smallest size of its
-    count of tiles (`ceil(extent / n)`), thinned evenly to `most`, divisors last.
-    """
-    divisors = {d for n in range(1, math.isqrt(extent) + 1) if extent % n == 0
-                for d in (n, extent // n)}  # fmt: skip
-    if factors == "perfect":
-        found = sorted(divisors, reverse=True)
-    else:
-        quotients = set()
-        n = 1
-        while n <= extent:
-            size = -(-extent // n)
-            quotients.add(size)
-            if size == 1:
-                break
-            n = (extent - 1) // (size - 1) + 1
-        found = sorted(quotients | divisors, reverse=True)
-    if len(found) <= most:
-        return tuple(found)
-    exact = [size for size in found if size in divisors]
-    rest = [size for size in found if size not in divisors]
-    if len(exact) >= most:
-        return _thinned(exact, most)
-    return tuple(sorted((*exact, *_thinned(rest, most - len(exact))), reverse=True))
+_EMPTY = Tree(*(np.zeros((0, 0)),) * 2, *(np.zeros(0, np.int64),) * 4, np.zeros(0))
 
 
-def _thinned(sizes: list[int], most: int) -> tuple[int, ...]:
-    """`most` of the sizes, evenly, with the first and the last."""
-    if most == 1:
-        return (sizes[len(sizes) // 2],)
-    step = (len(sizes) - 1) / (most - 1)
-    return tuple(dict.fromkeys(sizes[round(i * step)] for i in range(most)))
+def _pairs(lists: list[Ints], trips: list[Ints], spec: PartSpec) -> list[Ints]:
+    """Rows of each axis' list that together stay within every dimension of the fan-outs."""
+    shape = tuple(len(rows) for rows in lists)
+    fits = np.ones(shape, np.bool_)
+    for spreads, room in zip(spec.uses, spec.rooms, strict=True):
+        used = np.ones((1,) * len(shape))
+        for axis, slot in spreads:
+            own = [1] * len(shape)
+            own[axis] = -1
+            used = used * trips[axis][:, slot].reshape(own)
+        fits &= used <= room
+    return [np.asarray(index) for index in np.nonzero(fits)]
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A node that cuts an axis: room in space (0: in time), and the largest tile allowed below."""
+def _choices(slidings: Sequence[Sliding]) -> Iterator[tuple[Sliding, ...]]:
+    """For each keep one way to slide or none; one loop per gap."""
+    keeps = sorted({sliding.keep for sliding in slidings})
+    options = [[None, *(s for s in slidings if s.keep == keep)] for keep in keeps]
+    for combination in itertools.product(*options):
+        chosen = tuple(sliding for sliding in combination if sliding is not None)
+        loops: dict[int, tuple[int, int]] = {}
+        if all(loops.setdefault(s.gap, s.loop) == s.loop for s in chosen):
+            yield chosen
 
-    node: int
-    room: int
-    largest: int
 
+class _Values:
+    """Shares of all rows, each computed once."""
 
-def slots_of(axis: str, size: int, template: Template, constraint: Constraint) -> tuple[Slot, ...]:
-    """The nodes of a template that cut an axis, with the tile limits of a constraint."""
-    limits = {memory: dict(tiles) for memory, tiles in constraint.tile}
-    slots: list[Slot] = []
-    for number, node in enumerate(template.nodes):
-        if isinstance(node, Keep):
-            most = limits.get(node.memory, {}).get(axis, size)
-            if most < size:
-                slots = [
-                    Slot(s.node, s.room, min(s.largest, most)) if i == len(slots) - 1 else s
-                    for i, s in enumerate(slots)
-                ]
-        elif node.axis == axis:
-            room = template.rooms[number][1] if isinstance(node, Spread) else 0
-            slots.append(Slot(number, room, size))
-    return tuple(slots)
+    def __init__(
+        self, spec: PartSpec, lists: list[Ints], lows: list[Ints], picked: list[Ints],
+        chains: list[Ints],
+    ) -> None:  # fmt: skip
+        self.spec, self.picked, self.chains = spec, picked, chains
+        self.loose = any(low is not rows for low, rows in zip(lows, lists, strict=True))
+        if self.loose:
+            self.chains = [low[at] for low, at in zip(lows, picked, strict=True)]
+        self.known: dict[tuple[Share, tuple[int, int] | None], Floats] = {}
+        counts = {s for c in spec.columns for s in c.shares if isinstance(s, Count)}
+        for axis, cut in enumerate(spec.cuts):
+            own = sorted((c for c in counts if c.axis == axis), key=lambda c: (c.ways, c.weighted))
+            if own:
+                ways = np.array([c.ways for c in own], np.int64).reshape(len(own), -1)
+                weighted = np.array([c.weighted for c in own])
+                if lows[axis] is lists[axis]:
+                    values = count_rows(lists[axis], ways, cut.size, weighted)
+                else:
+                    values = least_rows(lists[axis], lows[axis], ways, cut.size, weighted)
+                for number, count in enumerate(own):
+                    self.known[count, None] = values[picked[axis], number]
+
+    def columns(self, choice: tuple[Sliding, ...]) -> Floats:
+        """All columns with some windows sliding: (rows, columns)."""
+        out = np.ones((len(self.picked[0]), len(self.spec.columns)))
+        slides = {sliding.keep: sliding.loop for sliding in choice}
+        for number, column in enumerate(self.spec.columns):
+            loops = {slides[keep] for keep in column.keeps if keep in slides}
+            loop = min(loops) if loops else None
+            for share in column.shares:
+                out[:, number] *= self._share(share, loop)
+        return out
+
+    def _share(self, share: Share, loop: tuple[int, int] | None) -> Floats:
+        if isinstance(share, Count) or share.largest:
+            loop = None
+        key = share, loop
+        if key not in self.known:
+            assert isinstance(share, Window), "counts are known from the start"
+            if self.loose and not share.largest:  # each element once, at least
+                none = tuple((-1,) * len(row) for row in share.kinds)
+                self.known[key] = self._walk(share, none)
+            elif loop is None:
+                self.known[key] = self._walk(share, share.kinds)
+            else:
+                first, after = _with(share.kinds, loop, ORIGIN), _with(share.kinds, loop, ADVANCE)
+                self.known[key] = self._walk(share, first) + self._walk(share, after, moved=True)
+        return self.known[key]
+
+    def _walk(
+        self, share: Window, kinds: tuple[tuple[int, ...], ...], *, moved: bool = False
+    ) -> Floats:
+        """Walk the tiles of each distinct prefix of chains."""
+        cuts = self.spec.cuts
+        used = [[s for s, kind in enumerate(row) if kind >= 0] for row in kinds]
+        width = max(1, *(len(u) for u in used))
+        keys = np.hstack([
+            self.chains[a][:, u].reshape(len(self.picked[0]), len(u)) for a, u in enumerate(used)
+        ])  # fmt: skip
+        _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        tiles = np.ones((len(first), len(cuts), width), np.int64)
+        table = np.zeros((len(cuts), width), np.int64)
+        for a, own in enumerate(used):
+            tiles[:, a, : len(own)] = self.chains[a][first][:, own]
+            table[a, : len(own)] = [kinds[a][s] for s in own]
+        group = share.group
+        if len(cuts) == 2 and len(group.offsets) == 1 and min(group.coefficients[0]) > 0:
+            value = _windows(
+                group.coefficients[0], group.offsets[0], group.shape[0], table.tobytes(),
+                tiles.tobytes(), tuple(len(u) for u in used), tuple(cut.size for cut in cuts),
+                share.clip, self.spec.bounding, moved,
+            )[:, int(share.largest)]  # fmt: skip
+            return np.asarray(value[back.reshape(-1)], np.float64)
+        sizes = np.array([[cut.size for cut in cuts]] * len(first), np.int64)
+        shapes = np.array([group.shape] * len(first), np.int64).reshape(len(first), -1)
+        out = np.zeros((4, len(first)), np.int64)
+        shared_batch(
+            table, tiles, np.array([len(u) for u in used], np.int64), sizes,
+            np.array(group.coefficients, np.int64), np.array(group.offsets, np.int64), shapes,
+            share.clip, self.spec.bounding, True, out,
+        )  # fmt: skip
+        value = out[3] if share.largest else out[0] - out[1] - out[2] if moved else out[0]
+        return np.asarray(value[back.reshape(-1)], np.float64)
 
 
 @lru_cache(maxsize=1 << 12)
-def chains_of(
-    size: int, slots: tuple[tuple[int, int], ...], factors: Factors, rows: int
-) -> tuple[Chain, ...]:
-    """Chains of nested tiles for slots `(room, largest)`; the last slot ends at 1.
-
-    The sizes tried per slot are halved until there are at most `rows` chains.
-    """
-    for most in (4096, 64, 32, 24, 16, 12, 9, 7, 5, 4, 3, 2):
-        found = _chains(size, slots, factors, most, rows)
-        if found is not None:
-            return found
-    return _chains(size, slots, "perfect", 2, 1 << 30) or ()
-
-
-def _chains(
-    size: int, slots: tuple[tuple[int, int], ...], factors: Factors, most: int, rows: int
-) -> tuple[Chain, ...] | None:
-    """All chains at this many sizes per slot; None when there are more than `rows`."""
-    partial: list[Chain] = [()]
-    for position, (room, largest) in enumerate(slots):
-        last = position == len(slots) - 1
-        longer: list[Chain] = []
-        for chain in partial:
-            extent = chain[-1] if chain else size
-            options = (1,) if last else sizes_of(extent, factors, most)
-            longer += [
-                (*chain, tile)
-                for tile in options
-                if tile <= largest and (room == 0 or -(-extent // tile) <= room)
-            ]
-        if len(longer) > 8 * rows and most > 2:
-            return None
-        partial = longer
-    return tuple(partial) if len(partial) <= rows or most == 2 else None
-
-
-@dataclass(frozen=True)
-class Space:
-    """One template ready for search: plan, tables, linear forms.
-
-    Column `c` of a row is `sum_t forms[c, t] * term_t`, in bytes times 8 (`steps`: steps times 8).
-    `whole[t]`: all that is wanted counts; else what transitions fetch. Memory `m`'s footprint is
-    `fixed[m] + sum over footprints of weights[m, f] * product of extents`, in bits.
-    `floors[c]`: least value of column `c`: each element is moved once at least.
-    """
-
-    template: Template
-    plan: Plan
-    tables: tuple[Table, ...]
-    whole: npt.NDArray[np.bool_]
-    forms: Floats
-    weights: Floats
-    fixed: Floats
-    rooms: Floats
-    floors: Floats
-
-    def tiles(self, rows: tuple[int, ...]) -> tuple[int, ...]:
-        """Tiles at the template's nodes for one row of each table."""
-        tiles = [1] * len(self.template.nodes)
-        for table, row in zip(self.tables, rows, strict=True):
-            for node, tile in zip(table.nodes, table.chains[row], strict=True):
-                tiles[node] = tile
-        return tuple(tiles)
-
-
-def build_space(
-    problem: Problem, template: Template, accelerator: Accelerator, constraint: Constraint,
-    conventions: Conventions, resident: tuple[tuple[OperandRole, str], ...], factors: Factors,
-    rows: int,
-) -> Space:  # fmt: skip
-    """Tables of one template."""
-    plan = make_plan(
-        problem, structure(Mapping(template.nodes), accelerator), above(accelerator),
-        conventions, resident,
+def _windows(
+    coefficients: tuple[int, ...], offset: int, length: int, kinds: bytes, tiles: bytes,
+    slots: tuple[int, ...], sizes: tuple[int, ...], clip: bool, bounding: bool, moved: bool,
+) -> Ints:  # fmt: skip
+    """Sums of windows, remembered: height and width, and many templates, ask for the same."""
+    cuts = np.frombuffer(tiles, np.int64).reshape(-1, 2, max(1, *slots))
+    out = np.zeros((len(cuts), 2), np.int64)
+    window_batch(
+        np.frombuffer(kinds, np.int64).reshape(2, -1), cuts, np.array(slots, np.int64),
+        np.array(sizes, np.int64), np.array(coefficients, np.int64), offset, length, clip,
+        bounding, moved, out,
     )  # fmt: skip
-    footprints = [key for key, size in plan.footprints.items() if isinstance(size, tuple)]
-    dims = list(dict.fromkeys(
-        (f"{f.name}.{d.name}", d.size) for f in accelerator.fanouts for d in f.dims
-    ))  # fmt: skip
-    tables = tuple(
-        _table(problem, part, template, plan, footprints, [name for name, _ in dims],
-               constraint, conventions, factors, rows)
-        for part in parts_of(problem, conventions)
-    )  # fmt: skip
-    memories = [memory.name for memory in accelerator.memories]
-    forms = np.zeros((1 + 4 * len(memories), len(plan.terms)))
-    forms[0, plan.steps] = 8
-    names = ("busiest_read", "busiest_write", "total_read", "total_write")
-    for (memory, role, name), form in plan.columns.items():
-        column = 1 + 4 * memories.index(memory) + names.index(name)
-        for term, coefficient in form.items():
-            forms[column, term] += coefficient * problem.operand[role].bits
-    floors, copies = np.zeros(len(forms)), dict(above(accelerator))
-    for (memory, role, name), form in plan.columns.items():
-        again = role == "output" and name.endswith("read") and memory == _outermost(plan, role)
-        if form and not again and (name.startswith("total") or not copies[memory]):
-            floors[1 + 4 * memories.index(memory) + names.index(name)] += (
-                touched(problem, role, conventions) * problem.operand[role].bits
-            )
-    weights = np.zeros((len(memories), len(footprints)))
-    for number, (memory, role) in enumerate(footprints):
-        weights[memories.index(memory), number] = problem.operand[role].bits
-    fixed = np.zeros(len(memories))
-    for (memory, role), size in plan.footprints.items():
-        if isinstance(size, int):
-            fixed[memories.index(memory)] += size * problem.operand[role].bits
-    whole = np.array([term.whole for term in plan.terms])
-    used = np.flatnonzero(forms.any(axis=0))
-    tables = tuple(
-        Table(t.nodes, t.chains, np.ascontiguousarray(t.wanted[:, used]),
-              np.ascontiguousarray(t.kept[:, used]), np.ascontiguousarray(t.overlap[:, used]),
-              t.extents, t.uses)
-        for t in tables
-    )  # fmt: skip
-    return Space(
-        template, plan, tables, whole[used], np.ascontiguousarray(forms[:, used]), weights,
-        fixed, np.array([float(size) for _, size in dims]), floors,
-    )  # fmt: skip
+    return out
 
 
-def _outermost(plan: Plan, role: OperandRole) -> str:
-    """The first memory that keeps an operand: where its partial sums have no value at first."""
-    return next(memory for memory, kept in plan.footprints if kept == role)
+def _with(
+    kinds: tuple[tuple[int, ...], ...], loop: tuple[int, int], kind: int
+) -> tuple[tuple[int, ...], ...]:
+    """The kinds with another one for a slot."""
+    return tuple(
+        tuple(kind if (a, s) == loop else k for s, k in enumerate(row))
+        for a, row in enumerate(kinds)
+    )
 
 
-def _table(
-    problem: Problem, part: tuple[str, ...], template: Template, plan: Plan,
-    footprints: list[tuple[str, OperandRole]], dims: list[str], constraint: Constraint,
-    conventions: Conventions, factors: Factors, rows: int,
-) -> Table:  # fmt: skip
-    sizes = problem.sizes
-    slots = [slots_of(axis, sizes[axis], template, constraint) for axis in part]
-    share = _share(min(rows, SHARED_ROWS), len(part)) if len(part) > 1 else rows
-    by_axis = [
-        chains_of(sizes[axis], tuple((s.room, s.largest) for s in own), factors, share)
-        for axis, own in zip(part, slots, strict=True)
-    ]
-    combined = [sum(combination, ()) for combination in itertools.product(*by_axis)]
-    nodes = tuple(slot.node for own in slots for slot in own)
-    chains = tuple(chain for chain in combined if _fits(chain, slots, template, sizes, part))
-    values = _values(problem, part, plan, template, nodes, chains, conventions)
-    count = len(chains)
-    wanted, kept = np.ones((2, count, len(plan.terms)))
-    overlap = np.zeros((count, len(plan.terms)))
-    for number, term in enumerate(plan.terms):
-        for factor in term.factors:
-            if factor in values:
-                w, k, o, _ = values[factor]
-                overlap[:, number] = overlap[:, number] * k + kept[:, number] * o
-                wanted[:, number] *= w
-                kept[:, number] *= k
-    extents = np.ones((count, len(footprints)))
-    for number, key in enumerate(footprints):
-        sizes_here = plan.footprints[key]
-        assert isinstance(sizes_here, tuple)
-        for factor in sizes_here:
-            if factor in values:
-                extents[:, number] *= values[factor][3]
-    uses = np.ones((count, len(dims)))
-    for row, chain in enumerate(chains):
-        for name, copies in _uses(chain, slots, template, sizes, part):
-            uses[row, dims.index(name)] *= copies
-    return Table(nodes, chains, wanted, kept, overlap, extents, uses)
-
-
-def _share(rows: int, axes: int) -> int:
-    """Rows per axis of a part of several axes."""
-    return max(6, round(math.pow(rows, 1 / axes) * 1.3))
-
-
-def _uses(
-    chain: Chain, slots: list[tuple[Slot, ...]], template: Template, sizes: dict[str, int],
-    part: tuple[str, ...],
-) -> list[tuple[str, int]]:  # fmt: skip
-    """Copies in use along each dimension of a fan-out."""
-    uses, at = [], 0
-    for axis, own in zip(part, slots, strict=True):
-        extent = sizes[axis]
-        for slot in own:
-            tile = chain[at]
-            if slot.room:
-                uses.append((template.rooms[slot.node][0], -(-extent // tile)))
-            extent, at = min(extent, tile), at + 1
-    return uses
-
-
-def _fits(
-    chain: Chain, slots: list[tuple[Slot, ...]], template: Template, sizes: dict[str, int],
-    part: tuple[str, ...],
-) -> bool:  # fmt: skip
-    """Whether the axes of the part together stay within each dimension of the fan-outs."""
-    used: dict[str, int] = {}
-    rooms = dict(template.rooms.values())
-    for name, copies in _uses(chain, slots, template, sizes, part):
-        used[name] = used.get(name, 1) * copies
-    return all(copies <= rooms[name] for name, copies in used.items())
-
-
-def _values(
-    problem: Problem, part: tuple[str, ...], plan: Plan, template: Template,
-    nodes: tuple[int, ...], chains: tuple[Chain, ...], conventions: Conventions,
-) -> dict[int, Floats]:  # fmt: skip
-    """For each factor on the part's axes: wanted, kept, overlap, largest by row (4, rows)."""
-    mine = [n for n, factor in enumerate(plan.factors) if factor.axes[0] in part]
-    tiles = np.ones((len(chains), len(template.nodes)), np.int64)
-    if chains:
-        tiles[:, list(nodes)] = np.array(chains, np.int64).reshape(len(chains), len(nodes))
-    sizes = problem.sizes
-    grown = np.array([[sizes[axis] for axis in part]] * len(chains), np.int64)
-    if conventions.edges == "padded":
-        for row in range(len(chains)):
-            full, cut = padded(plan, sizes, tuple(int(t) for t in tiles[row]))
-            tiles[row] = cut
-            grown[row] = [full[axis] for axis in part]
-    distinct: Distinct = {}
-    return {
-        n: chain_sums(plan.factors[n], problem, part, tiles, grown, conventions, distinct)
-        for n in mine
-    }
+def share_of(factor: Factor, part: tuple[str, ...], slots: dict[str, tuple[int, ...]],
+             group: Group | None, *, largest: bool) -> Share:  # fmt: skip
+    """A factor of a plan as a share of a part's table; `group`: the factor's, with its sizes."""
+    if group is None or group.plain:
+        axis = factor.axes[0]
+        by_node = dict(zip(factor.nodes[0], factor.kinds[0], strict=True))
+        ways = tuple(
+            SKIP if n not in by_node else FIRST if by_node[n] == ORIGIN else COUNT
+            for n in slots[axis]
+        )
+        return Count(part.index(axis), ways, group is not None)
+    rows: list[tuple[int, ...]] = []
+    for axis in part:
+        a = factor.axes.index(axis) if axis in factor.axes else -1
+        by_node = dict(zip(factor.nodes[a], factor.kinds[a], strict=True)) if a >= 0 else {}
+        rows.append(tuple(by_node.get(n, -1) for n in slots[axis]))
+    return Window(group, tuple(rows), factor.clip, largest)

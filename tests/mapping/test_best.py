@@ -109,10 +109,10 @@ def test_every_result_is_legal_priced_by_its_analysis_and_equal_to_the_simulator
 ) -> None:
     """On any machine and nest with unlimited memories there is a result, and it is what it says."""
     problem, accelerator = data.draw(problems(largest=4, points=200)), data.draw(machines())
-    best = best_mapping(problem, accelerator, budget=500, rows=20)
+    best = best_mapping(problem, accelerator, budget=500)
     assert simulate(problem, best.mapping, accelerator) == best.analysis
     paid = price(best.analysis.row(accelerator), accelerator, problem.points)
-    assert (paid.seconds, paid.joules) == (best.seconds, best.joules)
+    assert (paid.seconds, paid.joules) == pytest.approx((best.seconds, best.joules), rel=1e-12)
 
 
 def test_the_search_prices_mappings_as_the_analysis_does() -> None:
@@ -122,7 +122,7 @@ def test_the_search_prices_mappings_as_the_analysis_does() -> None:
         best = best_mapping(matmul(17, 30, 9), accelerator, objective="edp")
         paid = price(best.analysis.row(accelerator), accelerator, 17 * 30 * 9)
         assert paid.feasible
-        assert best.seconds * best.joules == paid.seconds * paid.joules
+        assert best.seconds * best.joules == pytest.approx(paid.seconds * paid.joules, rel=1e-12)
 
 
 def test_tiny_buffers_are_feasible_down_to_one_element_each() -> None:
@@ -187,11 +187,13 @@ def test_constraints_hold() -> None:
     assert {node.axis for node in spreads} <= {"n"}
     loops = [node for node in best.mapping.nodes if not isinstance(node, Keep)]
     assert all(12 % node.tile == 0 for node in loops)
-    first = next(
-        i for i, n in enumerate(best.mapping.nodes) if isinstance(n, Keep) and n.memory == "GLB"
-    )
-    tiles = [n.tile for n in best.mapping.nodes[:first] if isinstance(n, Loop) and n.axis == "k"]
-    assert min(tiles, default=12) <= 4
+    for role in ("input", "weight"):
+        first = next(
+            i for i, n in enumerate(best.mapping.nodes)
+            if isinstance(n, Keep) and n.memory == "GLB" and role in n.roles
+        )  # fmt: skip
+        above = best.mapping.nodes[:first]
+        assert min(n.tile for n in above if not isinstance(n, Keep) and n.axis == "k") <= 4
 
 
 def test_resident_operands_have_no_traffic_outside() -> None:

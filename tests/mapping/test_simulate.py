@@ -184,7 +184,7 @@ def test_a_keep_may_stand_outside_those_of_outer_memories() -> None:
     analysis = simulate(line(4, 3), mapping, machine)
     assert analysis.steps == 6
     assert analysis.flows["GLB"]["input"].footprint == 4
-    assert analysis.flows["DRAM"]["input"].total_read == 3 * 4
+    assert analysis.flows["DRAM"]["input"].total_read == 4 + 1 + 1
     assert analysis.flows["DRAM"]["weight"].total_read == 3
     assert analysis.flows["DRAM"]["output"].total_write == 4
     assert analysis.flows["acc"]["output"].total_read == 12 - 4 + 4

@@ -74,11 +74,10 @@ def machine(
     )  # fmt: skip
 
 
-def _exact(problem: Problem, rows: int) -> Staircase:
+def _exact(problem: Problem) -> Staircase:
     found = staircase(
-        problem, machine(), GRID, factors="perfect", rows=rows, most=20_000, budget=20_000_000,
-        cache=False,
-    )  # fmt: skip
+        problem, machine(), GRID, factors="perfect", most=20_000, budget=20_000_000, cache=False
+    )
     assert found.exhausted
     assert found.gap == 0
     return found
@@ -86,23 +85,20 @@ def _exact(problem: Problem, rows: int) -> Staircase:
 
 @settings(max_examples=20)
 @given(
-    st.sampled_from([(matmul(12, 8, 6), 40), (matmul(1, 16, 9), 40), (matmul(5, 7, 3), 40)]),
+    st.sampled_from([matmul(12, 8, 6), matmul(1, 16, 9), matmul(5, 7, 3), convolution()]),
     st.sampled_from(GRID["GLB"]),
     st.tuples(*[st.sampled_from([1e8, 1e9, 3e9, 1e11])] * 3),
     st.tuples(*[st.floats(0, 100)] * 6),
     st.sampled_from(OBJECTIVES),
 )
 def test_argmin_equals_best_mapping_on_random_designs(
-    case: tuple[Problem, int], capacity: float, ports: tuple[float, ...],
+    problem: Problem, capacity: float, ports: tuple[float, ...],
     energies: tuple[float, ...], objective: str,
 ) -> None:  # fmt: skip
     """Any capacity of the grid, any bandwidths and energies: equal objective, over one mapspace."""
-    problem, rows = case
     design = machine(capacity, ports, energies)
-    found = _exact(problem, rows).best(design, objective)[1]
-    best = best_mapping(
-        problem, design, objective=objective, factors="perfect", rows=rows, budget=20_000_000
-    )
+    found = _exact(problem).best(design, objective)[1]
+    best = best_mapping(problem, design, objective=objective, factors="perfect")
     assert best.certificate.exhausted
     key = price(best.analysis.row(design), design, problem.points).key(objective)
     assert found.key(objective)[0] == pytest.approx(key[0], rel=1e-12)
@@ -111,7 +107,7 @@ def test_argmin_equals_best_mapping_on_random_designs(
 def test_rows_are_the_analyses_of_their_mappings() -> None:
     """Every row is what the closed forms say of its mapping, sliding windows included."""
     problem, accelerator = convolution(), machine()
-    found = staircase(problem, accelerator, GRID, rows=30, budget=20_000, cache=False)
+    found = staircase(problem, accelerator, GRID, budget=20_000, cache=False)
     for index in range(0, len(found), max(1, len(found) // 25)):
         analysis = analyse(problem, found.mapping(index), accelerator)
         assert np.array_equal(analysis.row(accelerator), found.rows[index])
@@ -121,10 +117,10 @@ def test_few_rows_within_a_stated_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thinned to `most` rows, any design is within the gap of the exact staircase."""
     monkeypatch.setattr("hwopt.mapping.staircase.LOOSEST", 100.0)
     problem = matmul(24, 16, 12)
-    exact = _exact(problem, 30)
+    exact = _exact(problem)
     most = len(exact) * 2 // 3
     few = staircase(
-        problem, machine(), GRID, factors="perfect", rows=30, most=most, budget=20_000_000,
+        problem, machine(), GRID, factors="perfect", most=most, budget=20_000_000,
         cache=False,
     )  # fmt: skip
     assert few.exhausted
@@ -140,7 +136,7 @@ def test_few_rows_within_a_stated_gap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_never_more_rows_than_asked_for() -> None:
     """Where thinning would lose too much, the search ends instead and says so."""
-    few = staircase(matmul(24, 16, 12), machine(), GRID, rows=60, most=8, cache=False)
+    few = staircase(matmul(24, 16, 12), machine(), GRID, most=8, cache=False)
     assert len(few) <= 8
     assert not few.exhausted
 
@@ -150,16 +146,16 @@ def test_remembered_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from hwopt.mapping import staircase as module
 
     monkeypatch.setenv("HWOPT_CACHE", str(tmp_path))
-    first = staircase(matmul(6, 6, 6), machine(), GRID, rows=20)
+    first = staircase(matmul(6, 6, 6), machine(), GRID)
     module._cached.cache_clear()
     (path,) = tmp_path.rglob("*.npz")
-    again = staircase(matmul(6, 6, 6), machine(), GRID, rows=20)
+    again = staircase(matmul(6, 6, 6), machine(), GRID)
     assert np.array_equal(first.rows, again.rows)
     assert first.texts == again.texts
     assert (first.gap, first.exhausted) == (again.gap, again.exhausted)
     path.write_bytes(path.read_bytes()[:100])
     module._cached.cache_clear()
-    assert staircase(matmul(6, 6, 6), machine(), GRID, rows=20).texts == first.texts
+    assert staircase(matmul(6, 6, 6), machine(), GRID).texts == first.texts
 
 
 def test_what_cannot_fit_is_one_clear_error() -> None:
@@ -167,7 +163,7 @@ def test_what_cannot_fit_is_one_clear_error() -> None:
     with pytest.raises(InfeasibleError, match="largest capacities"):
         staircase(matmul(4, 4, 4), machine(), {"GLB": (2.0,)}, cache=False)
     with pytest.raises(InfeasibleError, match="no mapping of the staircase fits"):
-        staircase(matmul(40, 40, 40), machine(), {"GLB": (60.0,)}, rows=20, cache=False).best(
+        staircase(matmul(40, 40, 40), machine(), {"GLB": (60.0,)}, cache=False).best(
             machine(1.0), "latency"
         )
     with pytest.raises(HwoptError, match="no such memory"):
@@ -176,6 +172,6 @@ def test_what_cannot_fit_is_one_clear_error() -> None:
 
 def test_capacities_and_prices_of_the_structure_do_not_matter() -> None:
     """Two designs of one structure share their staircase."""
-    one = staircase(matmul(8, 8, 8), machine(60.0), GRID, rows=20)
-    two = staircase(matmul(8, 8, 8), machine(7.0, (math.pi, 1.0, 2.0)), GRID, rows=20)
+    one = staircase(matmul(8, 8, 8), machine(60.0), GRID)
+    two = staircase(matmul(8, 8, 8), machine(7.0, (math.pi, 1.0, 2.0)), GRID)
     assert one is two

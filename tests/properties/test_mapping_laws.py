@@ -116,11 +116,10 @@ def test_more_bandwidth_is_never_slower(data: st.DataObject, factor: int) -> Non
     slow = machine.levels[0].model_copy(update={"bytes_per_s": 1e9})
     fast = slow.model_copy(update={"bytes_per_s": 1e9 * factor})
     rest = machine.levels[1:]
-    small = {"budget": 2000, "rows": 12}
-    one = best_mapping(problem, machine.model_copy(update={"levels": (slow, *rest)}), **small)
+    one = best_mapping(problem, machine.model_copy(update={"levels": (slow, *rest)}))
     mapped = analyse(problem, one.mapping, machine)
     assert mapped.flows == one.analysis.flows
-    two = best_mapping(problem, machine.model_copy(update={"levels": (fast, *rest)}), **small)
+    two = best_mapping(problem, machine.model_copy(update={"levels": (fast, *rest)}))
     if two.certificate.exhausted:
         assert two.seconds <= one.seconds
     assert two.seconds * factor >= one.seconds * (1 - 1e-12) or not one.certificate.exhausted

@@ -1,0 +1,151 @@
+"""Rows that no other row beats, and trees over them with the least values below each node.
+
+Rows are choices; columns are what each contributes to traffic, footprints and use of fan-outs, and
+less is never worse. Two bit masks say what a row claims and what it denies others (see `tables`): a
+row is beaten only by one that claims and denies no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A binary tree over rows: node 0 is the root, children of `n` are `left[n]`, `left[n] + 1`.
+
+    `lo`, `hi` (nodes, columns): least and largest values below; `claims`, `denies`: bits that all
+    rows below have; `row[n]`: the row of a leaf (-1: not a leaf); `width[n]`: log of the widest
+    ratio of a column.
+    """
+
+    lo: Floats
+    hi: Floats
+    claims: Ints
+    denies: Ints
+    left: Ints
+    row: Ints
+    width: Floats
+
+
+def grow(columns: Floats, claims: Ints, denies: Ints) -> Tree:
+    """The tree over all rows."""
+    return Tree(*_grow(columns, claims, denies))
+
+
+def undominated(columns: Floats, claims: Ints, denies: Ints, equal: npt.NDArray[np.bool_]) -> Ints:
+    """Rows that no other row beats: at most it in every column, the same where `equal`, no more
+    claims or denials. Of equal rows the first stays. Sorted by the sum of logarithms.
+    """
+    if len(columns) == 0:
+        return np.zeros(0, np.int64)
+    varying = np.flatnonzero(columns.max(axis=0) > columns.min(axis=0))
+    kept = np.ascontiguousarray(columns[:, varying])
+    bits = np.bitwise_count(claims | denies)
+    order = np.lexsort((bits, np.log1p(kept).sum(axis=1)))
+    found = _undominated(kept[order], claims[order], denies[order], equal[varying])
+    return np.asarray(order[found])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _undominated(columns: Any, claims: Any, denies: Any, equal: Any) -> Any:
+    """Rows are sorted so that none is beaten by a later one, apart from equal ones.
+
+    What beat a row lately is tried first: neighbours tend to be beaten by the same.
+    """
+    rows, count = columns.shape
+    kept = np.empty(rows, np.int64)
+    tried = np.empty(rows, np.int64)
+    found = 0
+    for i in range(rows):
+        beaten = False
+        for k in range(found):
+            j = tried[k]
+            below = (claims[j] & ~claims[i]) == 0 and (denies[j] & ~denies[i]) == 0
+            if below:
+                for c in range(count):
+                    if columns[j, c] > columns[i, c]:
+                        below = False
+                        break
+                    if equal[c] and columns[j, c] != columns[i, c]:
+                        below = False
+                        break
+            if below:
+                beaten = True
+                if k > 0:
+                    half = k // 2
+                    tried[k], tried[half] = tried[half], j
+                break
+        if not beaten:
+            kept[found], tried[found] = i, i
+            found += 1
+    return kept[:found]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _grow(columns: Any, claims: Any, denies: Any) -> Any:
+    """Split at the median of the column of widest ratio; the lower half is the first child."""
+    rows, count = columns.shape
+    size = max(2 * rows - 1, 1)
+    lo, hi = np.zeros((size, count)), np.zeros((size, count))
+    claim, deny = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    left, row, width = np.full(size, -1, np.int64), np.full(size, -1, np.int64), np.zeros(size)
+    order = np.arange(rows)
+    begin, end = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    end[0] = rows
+    used = 1
+    for node in range(size):
+        a, b = begin[node], end[node]
+        first = order[a]
+        claim[node], deny[node] = claims[first], denies[first]
+        for c in range(count):
+            lo[node, c], hi[node, c] = columns[first, c], columns[first, c]
+        for i in range(a + 1, b):
+            at = order[i]
+            claim[node] &= claims[at]
+            deny[node] &= denies[at]
+            for c in range(count):
+                value = columns[at, c]
+                lo[node, c] = min(lo[node, c], value)
+                hi[node, c] = max(hi[node, c], value)
+        if b - a == 1:
+            row[node] = first
+            continue
+        widest, by = -1.0, 0
+        for c in range(count):
+            ratio = (hi[node, c] + 1e-3) / (lo[node, c] + 1e-3)
+            if ratio > widest:
+                widest, by = ratio, c
+        width[node] = np.log(widest) + 1e-9
+        part = order[a:b].copy()
+        keys = np.empty(b - a)
+        for i in range(b - a):
+            keys[i] = columns[part[i], by]
+        rank = np.argsort(keys, kind="mergesort")
+        for i in range(b - a):
+            order[a + i] = part[rank[i]]
+        middle = a + (b - a) // 2
+        # equal values stay together where that does not empty a side
+        low, high = middle, middle
+        pivot = columns[order[middle], by]
+        while low > a and columns[order[low - 1], by] == pivot:
+            low -= 1
+        while high < b and columns[order[high], by] == pivot:
+            high += 1
+        if low > a and (middle - low <= high - middle or high == b):
+            middle = low
+        elif high < b:
+            middle = high
+        left[node] = used
+        begin[used], end[used] = a, middle
+        begin[used + 1], end[used + 1] = middle, b
+        used += 2
+    return lo, hi, claim, deny, left, row, width
