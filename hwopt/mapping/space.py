@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,21 +41,21 @@ from hwopt.mapping.template import Template, templates
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
-Skeleton: TypeAlias = tuple[tuple[object, ...], ...]
-"""What a mapspace depends on of a machine: levels, what they keep, fan-outs; not sizes of memories."""
+Skeleton: TypeAlias = tuple[tuple[Any, ...], ...]
+"""What a mapspace depends on of a machine: levels, what they keep, fan-outs; no capacities."""
 
-MOST_CHAINS, THINNED_CHAINS = 1.5e4, 7e2
-"""Chains of any integers that are listed for one part; beyond, tile sizes are thinned out to leave
-so many."""
+MOST_CHAINS, MOST_PAIRS, THINNED_CHAINS = 4e6, 1.5e4, 7e2
+"""Chains of any integers that are listed for one axis, and for axes that share a dimension; beyond,
+tile sizes are thinned out to leave so many."""
 
 
 @dataclass(frozen=True)
 class Space:
     """One template: tables by part, and its products (see above).
 
-    `column[j, p]`: column of part `p` in product `j`, -1 for none; `terms`: how many of the products
-    are terms; `forms` (columns of a row in bits, terms) and `fixed` their constants; `room[d]` of
-    the dimensions; `memory[f]` of the footprints; `resident` (memories,) bits that are always there;
+    `column[j, p]`: column of part `p` in product `j`, -1 for none; `terms`: how many products are
+    terms; `forms` (columns of a row in bits, terms) and `fixed` their constants; `room[d]` of the
+    dimensions; `memory[f]` of the footprints; `resident` (memories,) bits that are always there;
     `thinned`: axes of which not every tile size is tried.
     """
 
@@ -238,7 +238,7 @@ class _Builder:
             if isinstance(size, int):
                 whole = math.prod(self.problem.operand[role].shape)
                 resident[self.memories.index(memory)] += whole * self.bits[role]
-        memory = np.array([self.memories.index(name) for (name, _), _ in sizes], np.int64)
+        places = np.array([self.memories.index(name) for (name, _), _ in sizes], np.int64)
         used = np.array(
             [*np.flatnonzero(forms.any(axis=0)), *range(len(plan.terms), count)], np.int64
         )
@@ -246,7 +246,7 @@ class _Builder:
         return Space(
             template, self.parts, plan.slots, tuple(tables), constant[used],
             np.ascontiguousarray(column[used]), terms,
-            np.ascontiguousarray(forms[:, used[:terms]]), fixed, memory,
+            np.ascontiguousarray(forms[:, used[:terms]]), fixed, places,
             np.array([float(size) for _, size in dims]), resident, tuple(thinned),
         )  # fmt: skip
 
@@ -311,7 +311,8 @@ class _Builder:
         """The slots of the axes, and the tile sizes to try where there are too many chains."""
         cuts = [self._cut(axis, template) for axis in part]
         chains = [number_of_chains(cut.size, len(cut.slots) - 1) for cut in cuts]
-        if self.factors == "perfect" or math.prod(chains) <= MOST_CHAINS:
+        most = MOST_CHAINS if len(part) == 1 else MOST_PAIRS
+        if self.factors == "perfect" or math.prod(chains) <= most:
             return tuple(cuts)
         most = THINNED_CHAINS
         for turn, at in enumerate(sorted(range(len(cuts)), key=lambda n: chains[n])):

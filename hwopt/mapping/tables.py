@@ -26,9 +26,11 @@ from hwopt.mapping.chains import (
     COUNT,
     FIRST,
     SKIP,
+    canonical,
     chains_of,
     copies_of,
     count_rows,
+    front_of,
     least_rows,
 )
 from hwopt.mapping.plan import Factor, Group
@@ -174,12 +176,31 @@ def build_table(spec: PartSpec) -> Table:
 
 
 def _listed(cut: Cut, spec: PartSpec) -> Ints:
-    """Chains of an axis; relaxed ones where their room may be exceeded within what they stand for."""
+    """Chains of an axis; relaxed ones may exceed a room within what they stand for."""
+    if spec.factors == "perfect":
+        return chains_of(cut.size, cut.slots, "perfect")
     slots = cut.slots
-    if spec.relaxed and cut.tried:
-        widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
-        slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
-    return chains_of(cut.size, slots, "perfect" if spec.factors == "perfect" else "any", cut.tried)
+    if cut.tried:
+        if spec.relaxed:
+            widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
+            slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
+        return chains_of(cut.size, slots, "any", cut.tried)
+    shares = {share: False for column in spec.columns for share in column.shares}
+    if len(spec.cuts) > 1 or not all(isinstance(share, Count) for share in shares):
+        return chains_of(cut.size, slots, "any")
+    for column, equal in zip(spec.columns, spec.equal, strict=True):
+        shares.update({share: True for share in column.shares if equal})
+    watched = [slot for spreads in spec.uses for _, slot in spreads]
+    watched += [slot for (_, slot), _ in spec.marks]
+    for slot in watched:  # trips: tiles of the first tile of the slot above
+        ways = tuple(FIRST if s == slot - 1 else COUNT if s == slot else SKIP
+                     for s in range(len(slots)))  # fmt: skip
+        shares.setdefault(Count(0, *canonical(ways, weighted=False)), False)
+    counts = [share for share in shares if isinstance(share, Count)]
+    return front_of(
+        cut.size, slots, tuple(c.ways for c in counts), tuple(c.weighted for c in counts),
+        tuple(shares[c] for c in counts),
+    )  # fmt: skip
 
 
 def _lows(rows: Ints, cut: Cut, spec: PartSpec) -> Ints:
@@ -372,7 +393,7 @@ def share_of(factor: Factor, part: tuple[str, ...], slots: dict[str, tuple[int, 
             SKIP if n not in by_node else FIRST if by_node[n] == ORIGIN else COUNT
             for n in slots[axis]
         )
-        return Count(part.index(axis), ways, group is not None)
+        return Count(part.index(axis), *canonical(ways, weighted=group is not None))
     rows: list[tuple[int, ...]] = []
     for axis in part:
         a = factor.axes.index(axis) if axis in factor.axes else -1

@@ -50,24 +50,73 @@ def undominated(columns: Floats, claims: Ints, denies: Ints, equal: npt.NDArray[
     varying = np.flatnonzero(columns.max(axis=0) > columns.min(axis=0))
     kept = np.ascontiguousarray(columns[:, varying])
     bits = np.bitwise_count(claims | denies)
-    order = np.lexsort((bits, np.log1p(kept).sum(axis=1)))
-    found = _undominated(kept[order], claims[order], denies[order], equal[varying])
+    classes = _classes(kept, equal[varying])
+    order = np.lexsort((bits, np.log1p(kept).sum(axis=1), classes))
+    found = _undominated(kept[order], claims[order], denies[order], equal[varying], classes[order])
     return np.asarray(order[found])
 
 
+def _classes(columns: Floats, equal: npt.NDArray[np.bool_]) -> Ints:
+    """A number per row; only rows of one number can beat each other.
+
+    Where one column is a falling function of another (a tile and how many there are of it), a row
+    that is no larger in both is the same in the falling one.
+    """
+    rows, count = columns.shape
+    same = [columns[:, c] for c in np.flatnonzero(equal)]
+    if rows > FEW:
+        pairs = np.zeros((count, count), np.bool_)
+        for a in range(count):
+            order = np.argsort(columns[:, a], kind="stable")
+            pairs[a] = _falling(columns[order], a)
+        best, by = 1, 0
+        for b in np.flatnonzero(pairs.any(axis=0)):
+            values = len(np.unique(columns[:, b]))
+            if values > best:
+                best, by = values, int(b)
+        if best > 1:
+            same.append(columns[:, by])
+    numbers = np.zeros(rows, np.int64)
+    for column in same:
+        _, number = np.unique(column, return_inverse=True)
+        numbers = numbers * (int(number.max()) + 1) + number
+    return numbers
+
+
+FEW = 256
+"""Up to so many rows, all are compared with all."""
+
+
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _undominated(columns: Any, claims: Any, denies: Any, equal: Any) -> Any:
-    """Rows are sorted so that none is beaten by a later one, apart from equal ones.
+def _falling(columns: Any, by: int) -> Any:
+    """Columns that fall as a function of column `by`, by which the rows are sorted."""
+    rows, count = columns.shape
+    falls = np.ones(count, np.bool_)
+    falls[by] = False
+    for c in range(count):
+        for i in range(1, rows):
+            step = columns[i, c] - columns[i - 1, c]
+            if step > 0 or (step < 0 and columns[i, by] == columns[i - 1, by]):
+                falls[c] = False
+                break
+    return falls
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _undominated(columns: Any, claims: Any, denies: Any, equal: Any, classes: Any) -> Any:
+    """Rows are sorted by class, and so that none is beaten by a later one, apart from equal ones.
 
     What beat a row lately is tried first: neighbours tend to be beaten by the same.
     """
     rows, count = columns.shape
     kept = np.empty(rows, np.int64)
     tried = np.empty(rows, np.int64)
-    found = 0
+    found, begin = 0, 0
     for i in range(rows):
         beaten = False
-        for k in range(found):
+        if i > 0 and classes[i] != classes[i - 1]:
+            begin = found
+        for k in range(begin, found):
             j = tried[k]
             below = (claims[j] & ~claims[i]) == 0 and (denies[j] & ~denies[i]) == 0
             if below:
@@ -80,8 +129,8 @@ def _undominated(columns: Any, claims: Any, denies: Any, equal: Any) -> Any:
                         break
             if below:
                 beaten = True
-                if k > 0:
-                    half = k // 2
+                if k > begin:
+                    half = begin + (k - begin) // 2
                     tried[k], tried[half] = tried[half], j
                 break
         if not beaten:
