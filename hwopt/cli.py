@@ -371,10 +371,18 @@ def validate(
     json_: Json = False,
 ) -> None:
     """Compare predictions with published data, beside a trivial baseline."""
+    from hwopt.errors import PathError
     from hwopt.validation.harness import comparisons
     from hwopt.validation.harness import validate as run
 
-    outcomes = [run(each, data) for each in ([name] if name else comparisons)]
+    outcomes = []
+    for each in [name] if name else comparisons:
+        try:
+            outcomes.append(run(each, data))
+        except PathError as error:  # files of other projects are not carried
+            if name:
+                raise
+            err.print(f"{each}: left out, {error.what} ({error.fix})", markup=False)
     if json_:
         result = [outcome.to_json() for outcome in outcomes]
         print_json(result[0] if name else result)
