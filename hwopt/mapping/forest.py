@@ -15,8 +15,8 @@ class Forest(NamedTuple):
     """Trees of all tables, each once; products and forms of each space (padded to the largest).
 
     Nodes of all trees are numbered through. `base[n]`: where the columns of node `n` begin in `lo`
-    and `hi`. Per space: `root` (parts), `parts`, `factors[p]` = pairs (product, column) of part `p`,
-    `many[p]` of them; `wider`, `wides`: the same for the products whose largest values matter (uses
+    and `hi`. Per space: `root` and `size` of the tree of each part, `parts` of them, `factors[p]` =
+    pairs (product, column) of part `p`, `many[p]` of them; `wider`, `wides`: the same for the products whose largest values matter (uses
     of fan-outs, terms that are subtracted); `constant`, `counts` = (terms, footprints, dimensions),
     `forms` (columns of a row, terms) in bits, `fixed`, `memory` of the footprints, `room` of the
     dimensions, `resident` bits.
@@ -31,6 +31,7 @@ class Forest(NamedTuple):
     row: npt.NDArray[Any]
     width: npt.NDArray[Any]
     root: npt.NDArray[Any]
+    size: npt.NDArray[Any]
     parts: npt.NDArray[Any]
     factors: npt.NDArray[Any]
     many: npt.NDArray[Any]
@@ -74,7 +75,8 @@ def plant(spaces: tuple[Space, ...]) -> Forest:
                                 for n in ("claims", "denies")),
         np.concatenate(left), *(np.concatenate([getattr(t, n) for t in every])
                                 for n in ("row", "width")),
-        np.full((count, parts), -1, np.int64), np.zeros(count, np.int64),
+        np.full((count, parts), -1, np.int64), np.zeros((count, parts), np.int64),
+        np.zeros(count, np.int64),
         np.zeros((count, parts, products, 2), np.int64), np.zeros((count, parts), np.int64),
         np.zeros((count, parts, products, 2), np.int64), np.zeros((count, parts), np.int64),
         np.ones((count, products)),
@@ -86,6 +88,7 @@ def plant(spaces: tuple[Space, ...]) -> Forest:
         n = len(space.tables)
         forest.parts[k] = n
         forest.root[k, :n] = [first[id(table.tree)] for table in space.tables]
+        forest.size[k, :n] = [len(table.tree.left) for table in space.tables]
         subtracted = np.flatnonzero((space.forms < 0).any(axis=0))
         wide = {*subtracted.tolist(), *range(space.terms + len(space.memory), len(space.constant))}
         for p in range(n):

@@ -10,6 +10,11 @@ least price is bounded from below by the price of these. A box is pruned
 
 else its widest part is split in two. Steps are never fewer than the points divided by the copies
 that the box can use. Terms that a form subtracts are bounded by their largest values.
+
+For one machine a space is boiled down to *entries*: products, at their least or largest values, that
+may still decide something; and *lines*: sums of entries that may bound the time, and the energy.
+The values of a tree node by entry are gathered when the node is first met (`rows`), so that a box
+is a few products of short vectors.
 """
 
 from __future__ import annotations
@@ -19,22 +24,27 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+LANES = 4
+"""Lines are summed so many at a time."""
+DIVE = 256
+"""Boxes popped at most in each space to find something to compare with."""
+
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _lines(forms: Any, fixed: Any, terms: int, machine: Any, memories: Any, out: Any) -> int:
-    """What bounds the time, as rows of `out`: constant, then a coefficient per term, in seconds.
+    """The energy without leakage, then what bounds the time, as rows of `out`: a constant, then a
+    coefficient per term, in joules and in seconds; returns how many rows.
 
-    Returns how many there are; row 0 is compute, and the last row (`out[-1]`) the energy in joules
-    without leakage. `machine` = clock, fill cycles, joules of all multiply-accumulates, leakage;
-    `memories[m]` = usable bytes, seconds per byte over the read, write and shared port, joules per
-    byte read and written.
+    `machine` = clock, fill cycles, joules of all multiply-accumulates, leakage; `memories[m]` =
+    usable bytes, seconds per byte over the read, write and shared port, joules per byte read and
+    written.
     """
     out[:] = 0.0
-    out[0, 0] = fixed[0] / 8.0 / machine[0]
+    out[1, 0] = fixed[0] / 8.0 / machine[0]
     for t in range(terms):
-        out[0, 1 + t] = forms[0, t] / 8.0 / machine[0]
-    count, last = 1, out.shape[0] - 1
-    out[last, 0] = machine[2]
+        out[1, 1 + t] = forms[0, t] / 8.0 / machine[0]
+    count = 2
+    out[0, 0] = machine[2]
     for m in range(memories.shape[0]):
         read, write = 1 + 4 * m, 2 + 4 * m
         for port in range(3):
@@ -51,39 +61,138 @@ def _lines(forms: Any, fixed: Any, terms: int, machine: Any, memories: Any, out:
             count += 1
         for side in range(2):
             cost = memories[m, 4 + side] / 8.0
-            out[last, 0] += cost * fixed[3 + 4 * m + side]
+            out[0, 0] += cost * fixed[3 + 4 * m + side]
             for t in range(terms):
-                out[last, 1 + t] += cost * forms[3 + 4 * m + side, t]
+                out[0, 1 + t] += cost * forms[3 + 4 * m + side, t]
     return count
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _others(
-    values: Any, base: Any, box: Any, by: int, parts: int, factors: Any, many: Any, constant: Any,
-    count: int, out: Any,
+def _ends(forest: Any, k: int, low: Any, high: Any) -> None:
+    """Least and largest value of every product of a whole space."""
+    counts = forest.counts[k]
+    for j in range(counts[0] + counts[1] + counts[2]):
+        low[j] = high[j] = forest.constant[k, j]
+    for p in range(forest.parts[k]):
+        start = forest.base[forest.root[k, p]]
+        for i in range(forest.many[k, p]):
+            j, c = forest.factors[k, p, i, 0], forest.factors[k, p, i, 1]
+            low[j] *= forest.lo[start + c]
+            high[j] *= forest.hi[start + c]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _value(line: Any, low: Any, high: Any, terms: int) -> float:
+    """The least of a line."""
+    value = line[0]
+    for t in range(terms):
+        c = line[1 + t]
+        value += c * (low[t] if c >= 0 else high[t])
+    return value
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _matter(lines: Any, count: int, low: Any, high: Any, terms: int) -> int:
+    """Drop lines that never bound the time: always below one that stays; returns how many stay."""
+    kept = 1
+    for l in range(1, count):
+        beaten = False
+        for other in range(1, count):
+            if other == l or (other >= kept and other < l):
+                continue
+            above, same = lines[other, 0] >= lines[l, 0], lines[other, 0] == lines[l, 0]
+            for t in range(terms):
+                above = above and lines[other, 1 + t] >= lines[l, 1 + t]
+                same = same and lines[other, 1 + t] == lines[l, 1 + t]
+            if not above:  # else in no row
+                above = _value(lines[other], low, high, terms) >= -_value(
+                    -lines[l], low, high, terms
+                )
+            if above and (not same or other < kept):
+                beaten = True
+                break
+        if not beaten:
+            lines[kept] = lines[l]
+            kept += 1
+    return kept
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _entries(
+    forest: Any, k: int, lines: Any, lined: int, low: Any, high: Any, limits: Any, entry: Any,
+    weights: Any, spans: Any,
 ) -> None:  # fmt: skip
-    """Products of all parts but `by`."""
-    for j in range(count):
-        out[j] = constant[j]
-    for p in range(parts):
-        if p != by:
-            start = base[box[p]]
-            for i in range(many[p]):
-                out[factors[p, i, 0]] *= values[start + factors[p, i, 1]]
+    """What a box has to know: `entry[e]` = product, 1 for the largest value, memory or dimension.
+
+    `spans` = ends of the entries for: copies (largest uses), uses checked, footprints, terms.
+    `weights[e, l]`: coefficients of the terms in the lines.
+    """
+    terms, sizes, dims = forest.counts[k, 0], forest.counts[k, 1], forest.counts[k, 2]
+    count = 0
+    for d in range(dims):
+        entry[count, 0], entry[count, 1], entry[count, 2] = terms + sizes + d, 1, d
+        count += 1
+    spans[0] = count
+    for d in range(dims):
+        if high[terms + sizes + d] > forest.room[k, d]:
+            entry[count, 0], entry[count, 1], entry[count, 2] = terms + sizes + d, 0, d
+            count += 1
+    spans[1] = count
+    for m in range(limits.size):
+        most = 0.0
+        for f in range(sizes):
+            most += high[terms + f] if forest.memory[k, f] == m else 0.0
+        for f in range(sizes):
+            if most > limits[m] and forest.memory[k, f] == m:
+                entry[count, 0], entry[count, 1], entry[count, 2] = terms + f, 0, m
+                count += 1
+    spans[2] = count
+    weights[:] = 0.0
+    for side in range(2):
+        for t in range(terms):
+            some = False
+            for l in range(lined):
+                c = lines[l, 1 + t]
+                if (c < 0.0) if side == 1 else (c > 0.0):
+                    weights[count, l] = c
+                    some = True
+            if some:
+                entry[count, 0], entry[count, 1], entry[count, 2] = t, side, 0
+                count += 1
+    spans[3] = count
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _agree(claims: Any, denies: Any, box: Any, parts: int) -> bool:
-    """Whether no part claims what a part denies."""
-    claimed, denied = np.int64(0), np.int64(0)
-    for p in range(parts):
-        claimed |= claims[box[p]]
-        denied |= denies[box[p]]
-    return (claimed & denied) == 0
+def _columns(forest: Any, k: int, entry: Any, count: int, column: Any, constant: Any) -> None:
+    """`column[p, e]` of each part in each entry (-1: none), and the entries' constants."""
+    column[:] = -1
+    for e in range(count):
+        constant[e] = forest.constant[k, entry[e, 0]]
+    for p in range(forest.parts[k]):
+        for i in range(forest.many[k, p]):
+            for e in range(count):
+                if entry[e, 0] == forest.factors[k, p, i, 0]:
+                    column[p, e] = forest.factors[k, p, i, 1]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _better(a: Any, b: Any) -> bool:
+def _gather(forest: Any, node: int, column: Any, entry: Any, count: int, out: Any) -> None:
+    """Values of a node by entry."""
+    start = forest.base[node]
+    for e in range(count):
+        c = column[e]
+        if c < 0:
+            out[e] = 1.0
+        elif entry[e, 1] == 1:
+            out[e] = forest.hi[start + c]
+        else:
+            out[e] = forest.lo[start + c]
+    for e in range(count, out.size):
+        out[e] = 1.0
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _before(a: Any, b: Any) -> bool:
     """Lexicographic order of (objective, seconds, joules)."""
     for i in range(3):
         if a[i] < b[i]:
@@ -94,56 +203,46 @@ def _better(a: Any, b: Any) -> bool:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _fits(
-    low: Any, high: Any, counts: Any, memory: Any, room: Any, limits: Any, filled: Any
-) -> float:
-    """The most copies that a box can use (-1: it fits nowhere). `filled`: scratch, per memory."""
-    terms, sizes, dims = counts[0], counts[1], counts[2]
+def _bound(
+    value: Any, entry: Any, spans: Any, room: Any, limits: Any, points: float, base: Any,
+    weights: Any, lined: int, clock: float, fill: float, leakage: float, objective: int, key: Any,
+) -> bool:  # fmt: skip
+    """Write the least (objective, seconds, joules) of a box; False where nothing in it fits."""
+    for e in range(spans[0], spans[1]):
+        if value[e] > room[entry[e, 2]]:
+            return False
+    filled, memory = 0.0, np.int64(-1)
+    for e in range(spans[1], spans[2]):
+        if entry[e, 2] != memory:
+            filled, memory = 0.0, entry[e, 2]
+        filled += value[e]
+        if filled > limits[memory]:
+            return False
     copies = 1.0
-    for d in range(dims):
-        if low[terms + sizes + d] > room[d]:
-            return -1.0
-        copies *= min(high[terms + sizes + d], room[d])
-    for f in range(sizes):
-        m = memory[f]
-        filled[m] += low[terms + f]
-        if filled[m] > limits[m]:
-            return -1.0
-    return copies
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _price(
-    low: Any, high: Any, terms: int, copies: float, points: float, lines: Any, count: int,
-    machine: Any, objective: int, key: Any,
-) -> None:  # fmt: skip
-    """Bound of (objective, seconds, joules) from the least (or largest) terms."""
-    seconds = np.ceil(points / copies) / machine[0]
-    for l in range(count):
-        value = lines[l, 0]
-        for t in range(terms):
-            c = lines[l, 1 + t]
-            value += c * (low[t] if c >= 0 else high[t])
-        seconds = max(seconds, value)
-    seconds += machine[1] / machine[0]
-    last = lines.shape[0] - 1
-    joules = lines[last, 0] + machine[3] * seconds
-    for t in range(terms):
-        c = lines[last, 1 + t]
-        joules += c * (low[t] if c >= 0 else high[t])
+    for e in range(spans[0]):
+        copies *= min(value[e], room[entry[e, 2]])
+    a, b, c, d = base[0], base[1], base[2], base[3]
+    for e in range(spans[2], spans[3]):
+        v = value[e]
+        a += weights[e, 0] * v
+        b += weights[e, 1] * v
+        c += weights[e, 2] * v
+        d += weights[e, 3] * v
+    joules, seconds = a, max(max(b, c), max(d, np.ceil(points / copies) / clock))
+    for l in range(LANES, lined, LANES):
+        a, b, c, d = base[l], base[l + 1], base[l + 2], base[l + 3]
+        for e in range(spans[2], spans[3]):
+            v = value[e]
+            a += weights[e, l] * v
+            b += weights[e, l + 1] * v
+            c += weights[e, l + 2] * v
+            d += weights[e, l + 3] * v
+        seconds = max(seconds, max(max(a, b), max(c, d)))
+    seconds += fill
+    joules += leakage * seconds
     key[0] = joules if objective == 1 else seconds if objective == 0 else seconds * joules
     key[1], key[2] = seconds, joules
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _child(
-    values: Any, start: int, factors: Any, many: int, others: Any, count: int, out: Any
-) -> None:
-    """Products with one more part, whose columns begin at `start`."""
-    for j in range(count):
-        out[j] = others[j]
-    for i in range(many):
-        out[factors[i, 0]] *= values[start + factors[i, 1]]
+    return True
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -158,99 +257,128 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
     """
     spaces, width = forest.root.shape
     products = forest.constant.shape[1]
-    rows = 3 * memories.shape[0] + 2
-    lines = np.zeros((rows, 1 + forest.forms.shape[2]))
+    lanes = LANES * ((3 * memories.shape[0] + 2 + LANES - 1) // LANES)
+    lines = np.zeros((lanes, 1 + forest.forms.shape[2]))
+    base, entry = np.zeros(lanes), np.zeros((2 * products, 3), np.int64)
+    weights, spans = np.zeros((2 * products, lanes)), np.zeros(4, np.int64)
     low, high = np.zeros(products), np.zeros(products)
-    other, wide = np.zeros(products), np.zeros(products)
-    filled, limits = np.zeros(memories.shape[0]), np.zeros(memories.shape[0])
+    column, constant = np.zeros((width, 2 * products), np.int64), np.ones(2 * products)
     roots, place = np.full((spaces, 3), np.inf), np.zeros(spaces, np.int64)
-    box = np.zeros(width, np.int64)
-    key = np.full((2, 3), np.inf)
-    boxes, leaves, least = 0, 0, np.inf
-    for k in range(spaces):  # bounds of whole spaces
-        parts, counts = forest.parts[k], forest.counts[k]
-        count = counts[0] + counts[1] + counts[2]
-        box[:parts] = forest.root[k, :parts]
-        limits[:] = 8.0 * memories[:, 0] - forest.resident[k]
-        filled[:] = 0.0
-        for values, out in ((forest.lo, low), (forest.hi, high)):
-            _others(values, forest.base, box, -1, parts, forest.factors[k], forest.many[k],
-                    forest.constant[k], count, out)  # fmt: skip
-        boxes += 1
-        copies = _fits(low, high, counts, forest.memory[k], forest.room[k], limits, filled)
-        if copies < 0 or limits.min() < 0:
-            continue
-        lined = _lines(forest.forms[k], forest.fixed[k], counts[0], machine, memories, lines)
-        _price(low, high, counts[0], copies, points, lines, lined, machine, objective, roots[k])
-    for k in range(spaces):  # insertion sort: the most promising space first
-        at = k
-        while at > 0 and _better(roots[k], roots[place[at - 1]]):
-            place[at] = place[at - 1]
-            at -= 1
-        place[at] = k
+    clock, fill, leakage = machine[0], machine[1] / machine[0], machine[3]
+    offset = np.zeros(width, np.int64)
+    most, boxes, leaves, least = 0, 0, 0, np.inf
+    for k in range(spaces):
+        most = max(most, forest.size[k, : forest.parts[k]].sum())
+    pitch = 4 * ((2 * products + 3) // 4)
+    rows, ready = np.empty((most, pitch)), np.zeros(most, np.bool_)
+    other, value = np.ones(pitch), np.ones(pitch)
+    box, key = np.zeros(width, np.int64), np.full((2, 3), np.inf)
     depth = 64 * width + 8
     stack, keys = np.zeros((depth, width), np.int64), np.zeros((depth, 3))
-    for turn in range(spaces):
-        k = place[turn]
-        if not _better(roots[k], best):
-            break
-        parts, counts = forest.parts[k], forest.counts[k]
-        terms, sizes = counts[0], counts[1]
-        count = terms + sizes + counts[2]
-        factors, many, constant = forest.factors[k], forest.many[k], forest.constant[k]
-        wider, wides = forest.wider[k], forest.wides[k]
-        memory, room = forest.memory[k], forest.room[k]
-        limits[:] = 8.0 * memories[:, 0] - forest.resident[k]
-        lined = _lines(forest.forms[k], forest.fixed[k], terms, machine, memories, lines)
+    for turn in range(-spaces, 2 * spaces):  # bounds of whole spaces, a dive in each, then all
+        k = turn + spaces if turn < 0 else place[turn % spaces]
+        diving = turn < spaces
+        if turn >= 0 and not _before(roots[k], best):
+            continue
+        parts = forest.parts[k]
+        limits = 8.0 * memories[:, 0] - forest.resident[k]
+        if limits.min() < 0.0:
+            continue
+        room = forest.room[k]
+        _ends(forest, k, low, high)
+        lined = _lines(forest.forms[k], forest.fixed[k], forest.counts[k, 0], machine, memories,
+                       lines)  # fmt: skip
+        lined = _matter(lines, lined, low, high, forest.counts[k, 0])
+        _entries(forest, k, lines, lined, low, high, limits, entry, weights, spans)
+        count = spans[3]
+        _columns(forest, k, entry, count, column, constant)
+        base[:] = 0.0
+        base[:lined] = lines[:lined, 0]
+        if turn < 0:
+            boxes += 1
+            for e in range(count):
+                value[e] = high[entry[e, 0]] if entry[e, 1] == 1 else low[entry[e, 0]]
+            if not _bound(value, entry, spans, room, limits, points, base, weights, lined, clock,
+                          fill, leakage, objective, roots[k]):  # fmt: skip
+                roots[k] = np.inf
+            at = k  # insertion sort: the most promising space first
+            while at > 0 and _before(roots[k], roots[place[at - 1]]):
+                place[at] = place[at - 1]
+                at -= 1
+            place[at] = k
+            continue
+        lanes_used = 4 * ((count + 3) // 4)
+        used = 0
+        for p in range(parts):
+            offset[p] = used - forest.root[k, p]
+            used += forest.size[k, p]
+        ready[:used] = False
         stack[0, :parts] = forest.root[k, :parts]
         keys[0] = roots[k]
-        top = 1
+        top, popped = 1, 0
         while top > 0:
             top -= 1
-            if not _better(keys[top], best):
+            if not _before(keys[top], best):
                 continue
+            popped += 1
+            if diving and popped > DIVE:
+                break
             if boxes >= budget:
-                least = min(least, keys[top, 0])
+                if not diving:
+                    least = min(least, keys[top, 0])
                 continue
-            box[:parts] = stack[top, :parts]
             by, widest = -1, 0.0
             for p in range(parts):
-                if forest.width[box[p]] > widest:
-                    widest, by = forest.width[box[p]], p
+                node = stack[top, p]
+                box[p] = node
+                if forest.width[node] > widest:
+                    widest, by = forest.width[node], p
             if by < 0:
                 leaves += 1
                 best[:] = keys[top]
                 found[0] = k
                 for p in range(parts):
                     found[1 + p] = forest.row[box[p]]
+                if diving:
+                    break
                 continue
-            node = box[by]
-            ready = False
+            claimed, denied = np.int64(0), np.int64(0)
+            for e in range(lanes_used):
+                other[e] = constant[e]
+            for p in range(parts):
+                if p != by:
+                    node = box[p]
+                    claimed |= forest.claims[node]
+                    denied |= forest.denies[node]
+                    n = node + offset[p]
+                    if not ready[n]:
+                        _gather(forest, node, column[p], entry, count, rows[n])
+                        ready[n] = True
+                    for e in range(lanes_used):
+                        other[e] *= rows[n, e]
+            left = forest.left[box[by]]
+            boxes += 2
             for side in range(2):
-                child = forest.left[node] + side
-                box[by] = child
-                boxes += 1
-                key[side] = np.inf
-                if not _agree(forest.claims, forest.denies, box, parts):
+                node = left + side
+                key[side, 0] = np.inf
+                if (claimed | forest.claims[node]) & (denied | forest.denies[node]):
                     continue
-                if not ready:
-                    ready = True
-                    _others(forest.lo, forest.base, box, by, parts, factors, many, constant,
-                            count, other)  # fmt: skip
-                    _others(forest.hi, forest.base, box, by, parts, wider, wides, constant,
-                            count, wide)  # fmt: skip
-                start = forest.base[child]
-                _child(forest.lo, start, factors[by], many[by], other, count, low)
-                _child(forest.hi, start, wider[by], wides[by], wide, count, high)
-                filled[:] = 0.0
-                copies = _fits(low, high, counts, memory, room, limits, filled)
-                if copies > 0:
-                    _price(low, high, terms, copies, points, lines, lined, machine, objective,
-                           key[side])  # fmt: skip
-            first = 1 if _better(key[0], key[1]) else 0  # pushed first, popped last
-            for side in (first, 1 - first):
-                if key[side, 0] < np.inf and _better(key[side], best):
-                    box[by] = forest.left[node] + side
-                    stack[top, :parts], keys[top] = box[:parts], key[side]
+                n = node + offset[by]
+                if not ready[n]:
+                    _gather(forest, node, column[by], entry, count, rows[n])
+                    ready[n] = True
+                for e in range(lanes_used):
+                    value[e] = other[e] * rows[n, e]
+                if not _bound(value, entry, spans, room, limits, points, base, weights, lined,
+                              clock, fill, leakage, objective, key[side]):  # fmt: skip
+                    key[side, 0] = np.inf
+            first = 1 if _before(key[0], key[1]) else 0  # pushed first, popped last
+            for turned in range(2):
+                side = first if turned == 0 else 1 - first
+                if key[side, 0] < np.inf and _before(key[side], best):
+                    for p in range(parts):
+                        stack[top, p] = box[p]
+                    stack[top, by] = left + side
+                    keys[top] = key[side]
                     top += 1
     return boxes, leaves, least
