@@ -14,9 +14,10 @@ together if nothing that one claims is denied by another.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -133,10 +134,29 @@ class Table:
     def __len__(self) -> int:
         return len(self.slid)
 
+    @cached_property
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Columns that are not the same for all rows."""
+        return np.asarray(self.tree.lo[0] != self.tree.hi[0])
+
 
 @lru_cache(maxsize=1 << 13)
-def build_table(spec: PartSpec) -> Table:
-    """The table of a part; empty where its chains fit no fan-out."""
+def build_table(spec: PartSpec, bits: tuple[int, ...] = ()) -> Table:
+    """The table of a part; empty where its chains fit no fan-out. `bits`: what bit `n` of the masks
+    is called by others.
+    """
+    table = _table(spec)
+    if bits == tuple(1 << n for n in range(len(bits))):
+        return table
+    claims, denies = np.zeros_like(table.tree.claims), np.zeros_like(table.tree.denies)
+    for n, bit in enumerate(bits):
+        claims |= np.where(table.tree.claims >> n & 1, bit, 0)
+        denies |= np.where(table.tree.denies >> n & 1, bit, 0)
+    return replace(table, tree=replace(table.tree, claims=claims, denies=denies))
+
+
+@lru_cache(maxsize=1 << 13)
+def _table(spec: PartSpec) -> Table:
     lists = [_listed(cut, spec) for cut in spec.cuts]
     lows = [_lows(rows, cut, spec) for rows, cut in zip(lists, spec.cuts, strict=True)]
     trips = [
@@ -153,7 +173,7 @@ def build_table(spec: PartSpec) -> Table:
     claims = np.zeros(len(uses), np.int64)
     for (axis, slot), bit in spec.marks:
         claims |= np.where(taken[axis][:, slot] > 1, bit, 0)
-    values = _Values(spec, lists, lows, picked, chains)
+    values = _Values(spec, lists, lows, picked)
     blocks, masks, numbers, choices = [], [], [], []
     for choice in _choices(spec.slidings):
         rows = np.arange(len(uses))
@@ -273,13 +293,11 @@ class _Values:
     """Shares of all rows, each computed once."""
 
     def __init__(
-        self, spec: PartSpec, lists: list[Ints], lows: list[Ints], picked: list[Ints],
-        chains: list[Ints],
-    ) -> None:  # fmt: skip
-        self.spec, self.picked, self.chains = spec, picked, chains
+        self, spec: PartSpec, lists: list[Ints], lows: list[Ints], picked: list[Ints]
+    ) -> None:
+        self.spec, self.picked, self.lists = spec, picked, lows
         self.loose = any(low is not rows for low, rows in zip(lows, lists, strict=True))
-        if self.loose:
-            self.chains = [low[at] for low, at in zip(lows, picked, strict=True)]
+        self.heads: dict[tuple[int, tuple[int, ...]], tuple[Ints, Ints]] = {}
         self.known: dict[tuple[Share, tuple[int, int] | None], Floats] = {}
         counts = {s for c in spec.columns for s in c.shares if isinstance(s, Count)}
         for axis, cut in enumerate(spec.cuts):
@@ -324,53 +342,66 @@ class _Values:
     def _walk(
         self, share: Window, kinds: tuple[tuple[int, ...], ...], *, moved: bool = False
     ) -> Floats:
-        """Walk the tiles of each distinct prefix of chains."""
-        cuts = self.spec.cuts
-        used = [[s for s, kind in enumerate(row) if kind >= 0] for row in kinds]
-        width = max(1, *(len(u) for u in used))
-        keys = np.hstack([
-            self.chains[a][:, u].reshape(len(self.picked[0]), len(u)) for a, u in enumerate(used)
-        ])  # fmt: skip
-        _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        tiles = np.ones((len(first), len(cuts), width), np.int64)
-        table = np.zeros((len(cuts), width), np.int64)
-        for a, own in enumerate(used):
-            tiles[:, a, : len(own)] = self.chains[a][first][:, own]
-            table[a, : len(own)] = [kinds[a][s] for s in own]
-        group = share.group
-        if len(cuts) == 2 and len(group.offsets) == 1 and min(group.coefficients[0]) > 0:
-            value = _windows(
-                group.coefficients[0], group.offsets[0], group.shape[0], table.tobytes(),
-                tiles.tobytes(), tuple(len(u) for u in used), tuple(cut.size for cut in cuts),
-                share.clip, self.spec.bounding, moved,
-            )[:, int(share.largest)]  # fmt: skip
-            return np.asarray(value[back.reshape(-1)], np.float64)
-        sizes = np.array([[cut.size for cut in cuts]] * len(first), np.int64)
-        shapes = np.array([group.shape] * len(first), np.int64).reshape(len(first), -1)
-        out = np.zeros((4, len(first)), np.int64)
-        shared_batch(
-            table, tiles, np.array([len(u) for u in used], np.int64), sizes,
-            np.array(group.coefficients, np.int64), np.array(group.offsets, np.int64), shapes,
-            share.clip, self.spec.bounding, True, out,
+        """Walk the tiles of all pairs of distinct prefixes of chains."""
+        slots = [tuple(s for s, kind in enumerate(row) if kind >= 0) for row in kinds]
+        heads = [self._heads(axis, used) for axis, used in enumerate(slots)]
+        own = tuple(tuple(row[s] for s in used) for row, used in zip(kinds, slots, strict=True))
+        sums = _windows(
+            share.group, tuple(cut.size for cut in self.spec.cuts), own,
+            tuple((head.shape, head.tobytes()) for head, _ in heads), share.clip,
+            self.spec.bounding, moved,
         )  # fmt: skip
-        value = out[3] if share.largest else out[0] - out[1] - out[2] if moved else out[0]
-        return np.asarray(value[back.reshape(-1)], np.float64)
+        at = np.ravel_multi_index(
+            [number for _, number in heads], tuple(len(head) for head, _ in heads)
+        )
+        return sums[1 if share.largest else 0][at]
+
+    def _heads(self, axis: int, used: tuple[int, ...]) -> tuple[Ints, Ints]:
+        """Distinct tiles of some slots of an axis, and which of them each row has."""
+        if (axis, used) not in self.heads:
+            rows = self.lists[axis][:, used]
+            if used:
+                head, number = np.unique(rows, axis=0, return_inverse=True)
+            else:
+                head, number = rows[:1], np.zeros(len(rows), np.int64)
+            self.heads[axis, used] = head, number.reshape(-1)[self.picked[axis]]
+        return self.heads[axis, used]
 
 
 @lru_cache(maxsize=1 << 12)
 def _windows(
-    coefficients: tuple[int, ...], offset: int, length: int, kinds: bytes, tiles: bytes,
-    slots: tuple[int, ...], sizes: tuple[int, ...], clip: bool, bounding: bool, moved: bool,
-) -> Ints:  # fmt: skip
-    """Sums of windows, remembered: height and width, and many templates, ask for the same."""
-    cuts = np.frombuffer(tiles, np.int64).reshape(-1, 2, max(1, *slots))
-    out = np.zeros((len(cuts), 2), np.int64)
-    window_batch(
-        np.frombuffer(kinds, np.int64).reshape(2, -1), cuts, np.array(slots, np.int64),
-        np.array(sizes, np.int64), np.array(coefficients, np.int64), offset, length, clip,
-        bounding, moved, out,
+    group: Group, sizes: tuple[int, ...], kinds: tuple[tuple[int, ...], ...],
+    heads: tuple[tuple[tuple[int, ...], bytes], ...], clip: bool, bounding: bool, moved: bool,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Sums and largest tiles of windows for all combinations of tiles: height and width, and many
+    templates, ask for the same.
+    """
+    lists = [np.frombuffer(data, np.int64).reshape(shape) for shape, data in heads]
+    width = max(1, *(len(row) for row in kinds))
+    table = np.zeros((len(kinds), width), np.int64)
+    tiles = np.ones((math.prod(len(rows) for rows in lists), len(kinds), width), np.int64)
+    places = np.unravel_index(np.arange(len(tiles)), tuple(len(rows) for rows in lists))
+    for a, row in enumerate(kinds):
+        table[a, : len(row)] = row
+        tiles[:, a, : len(row)] = lists[a][places[a]]
+    slots = np.array([len(row) for row in kinds], np.int64)
+    if len(kinds) == 2 and len(group.offsets) == 1 and min(group.coefficients[0]) > 0:
+        pairs = np.zeros((len(tiles), 2), np.int64)
+        window_batch(
+            table, tiles, slots, np.array(sizes, np.int64),
+            np.array(group.coefficients[0], np.int64), group.offsets[0], group.shape[0], clip,
+            bounding, moved, pairs,
+        )  # fmt: skip
+        return pairs[:, 0].astype(np.float64), pairs[:, 1].astype(np.float64)
+    out = np.zeros((4, len(tiles)), np.int64)
+    shared_batch(
+        table, tiles, slots, np.array([sizes] * len(tiles), np.int64),
+        np.array(group.coefficients, np.int64), np.array(group.offsets, np.int64),
+        np.array([group.shape] * len(tiles), np.int64).reshape(len(tiles), -1), clip, bounding,
+        True, out,
     )  # fmt: skip
-    return out
+    value = out[0] - out[1] - out[2] if moved else out[0]
+    return value.astype(np.float64), out[3].astype(np.float64)
 
 
 def _with(
