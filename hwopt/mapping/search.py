@@ -8,13 +8,14 @@ least price is bounded from below by the price of these. A box is pruned
 * when its least footprints exceed a capacity, or its least use a fan-out;
 * when one of its parts denies what another claims;
 
-else its widest part is split in two. Steps are never fewer than the points divided by the copies
+else the part is split in two whose split promises to raise the bound, or what is used of
+capacities, most. Steps are never fewer than the points divided by the copies
 that the box can use. Terms that a form subtracts are bounded by their largest values.
 
-For one machine a space is boiled down to *entries*: products, at their least or largest values, that
-may still decide something; and *lines*: sums of entries that may bound the time, and the energy.
-The values of a tree node by entry are gathered when the node is first met (`rows`), so that a box
-is a few products of short vectors.
+For one machine a space is boiled down to *entries*: products, at their least or largest values,
+that may still decide something; and *lines*: sums of entries that may bound the time, and the
+energy. The values of a tree node by entry are gathered when the node is first met, so that a box is
+a few products of short vectors.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LANES = 4
 """Lines are summed so many at a time."""
 DIVE = 256
 """Boxes popped at most in each space to find something to compare with."""
+TIES, EVEN = 0.2, 1e-9
+"""Weight of energy where latency decides first, and of the width of a part, in what to split."""
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -95,37 +98,37 @@ def _value(line: Any, low: Any, high: Any, terms: int) -> float:
 def _matter(lines: Any, count: int, low: Any, high: Any, terms: int) -> int:
     """Drop lines that never bound the time: always below one that stays; returns how many stay."""
     kept = 1
-    for l in range(1, count):
+    for line in range(1, count):
         beaten = False
         for other in range(1, count):
-            if other == l or (other >= kept and other < l):
+            if other == line or kept <= other < line:
                 continue
-            above, same = lines[other, 0] >= lines[l, 0], lines[other, 0] == lines[l, 0]
+            above, same = lines[other, 0] >= lines[line, 0], lines[other, 0] == lines[line, 0]
             for t in range(terms):
-                above = above and lines[other, 1 + t] >= lines[l, 1 + t]
-                same = same and lines[other, 1 + t] == lines[l, 1 + t]
+                above = above and lines[other, 1 + t] >= lines[line, 1 + t]
+                same = same and lines[other, 1 + t] == lines[line, 1 + t]
             if not above:  # else in no row
                 above = _value(lines[other], low, high, terms) >= -_value(
-                    -lines[l], low, high, terms
+                    -lines[line], low, high, terms
                 )
             if above and (not same or other < kept):
                 beaten = True
                 break
         if not beaten:
-            lines[kept] = lines[l]
+            lines[kept] = lines[line]
             kept += 1
     return kept
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _entries(
-    forest: Any, k: int, lines: Any, lined: int, low: Any, high: Any, limits: Any, entry: Any,
-    weights: Any, spans: Any,
+    forest: Any, k: int, lines: Any, lined: int, high: Any, limits: Any, entry: Any, weights: Any,
+    spans: Any,
 ) -> None:  # fmt: skip
     """What a box has to know: `entry[e]` = product, 1 for the largest value, memory or dimension.
 
     `spans` = ends of the entries for: copies (largest uses), uses checked, footprints, terms.
-    `weights[e, l]`: coefficients of the terms in the lines.
+    `weights[e, line]`: coefficients of the terms in the lines.
     """
     terms, sizes, dims = forest.counts[k, 0], forest.counts[k, 1], forest.counts[k, 2]
     count = 0
@@ -151,10 +154,10 @@ def _entries(
     for side in range(2):
         for t in range(terms):
             some = False
-            for l in range(lined):
-                c = lines[l, 1 + t]
+            for line in range(lined):
+                c = lines[line, 1 + t]
                 if (c < 0.0) if side == 1 else (c > 0.0):
-                    weights[count, l] = c
+                    weights[count, line] = c
                     some = True
             if some:
                 entry[count, 0], entry[count, 1], entry[count, 2] = t, side, 0
@@ -176,19 +179,56 @@ def _columns(forest: Any, k: int, entry: Any, count: int, column: Any, constant:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _gather(forest: Any, node: int, column: Any, entry: Any, count: int, out: Any) -> None:
-    """Values of a node by entry."""
-    start = forest.base[node]
+def _gather(
+    forest: Any, node: int, column: Any, entry: Any, copies: int, count: int, row: Any, gain: Any
+) -> None:
+    """Values of a node by entry, and by what share they move, on average, when it is split."""
+    left = forest.left[node]
+    row[:] = 1.0
+    gain[:] = 0.0
     for e in range(count):
         c = column[e]
         if c < 0:
-            out[e] = 1.0
-        elif entry[e, 1] == 1:
-            out[e] = forest.hi[start + c]
+            continue
+        values = forest.hi if entry[e, 1] == 1 else forest.lo
+        row[e] = values[forest.base[node] + c]
+        if left >= 0 and e >= copies and row[e] > 0.0:
+            split = values[forest.base[left] + c] + values[forest.base[left + 1] + c]
+            gain[e] = abs(0.5 * split / row[e] - 1.0)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _urges(
+    entry: Any, spans: Any, room: Any, limits: Any, constant: Any, weights: Any, lined: int,
+    objective: int, leakage: float, least: Any, out: Any,
+) -> None:  # fmt: skip
+    """How much a unit of each entry weighs in the choice of the part to split: its share of what
+    is decided first, or of a capacity; for latency, energy a little, for it breaks ties.
+    """
+    out[:] = 0.0
+    seconds, joules = max(least[1], 1e-300), max(least[2], 1e-300)
+    late = leakage * seconds / joules if objective == 1 else 1.0
+    early = TIES if objective == 0 else 1.0
+    for e in range(spans[0], spans[3]):
+        if e < spans[1]:
+            out[e] = constant[e] / room[entry[e, 2]]
+        elif e < spans[2]:
+            out[e] = constant[e] / limits[entry[e, 2]]
         else:
-            out[e] = forest.lo[start + c]
-    for e in range(count, out.size):
-        out[e] = 1.0
+            most = 0.0
+            for line in range(1, lined):
+                most = max(most, abs(weights[e, line]))
+            share = early * abs(weights[e, 0]) / joules + late * most / seconds
+            out[e] = constant[e] * share
+
+
+@njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _promise(value: Any, gain: Any, count: int) -> float:
+    """What a split may change."""
+    total = 0.0
+    for e in range(count):
+        total += value[e] * gain[e]
+    return total
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -228,16 +268,16 @@ def _bound(
         b += weights[e, 1] * v
         c += weights[e, 2] * v
         d += weights[e, 3] * v
-    joules, seconds = a, max(max(b, c), max(d, np.ceil(points / copies) / clock))
-    for l in range(LANES, lined, LANES):
-        a, b, c, d = base[l], base[l + 1], base[l + 2], base[l + 3]
+    joules, seconds = a, max(b, c, d, np.ceil(points / copies) / clock)
+    for line in range(LANES, lined, LANES):
+        a, b, c, d = base[line], base[line + 1], base[line + 2], base[line + 3]
         for e in range(spans[2], spans[3]):
             v = value[e]
-            a += weights[e, l] * v
-            b += weights[e, l + 1] * v
-            c += weights[e, l + 2] * v
-            d += weights[e, l + 3] * v
-        seconds = max(seconds, max(max(a, b), max(c, d)))
+            a += weights[e, line] * v
+            b += weights[e, line + 1] * v
+            c += weights[e, line + 2] * v
+            d += weights[e, line + 3] * v
+        seconds = max(seconds, a, b, c, d)
     seconds += fill
     joules += leakage * seconds
     key[0] = joules if objective == 1 else seconds if objective == 0 else seconds * joules
@@ -266,11 +306,16 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
     roots, place = np.full((spaces, 3), np.inf), np.zeros(spaces, np.int64)
     clock, fill, leakage = machine[0], machine[1] / machine[0], machine[3]
     offset = np.zeros(width, np.int64)
-    most, boxes, leaves, least = 0, 0, 0, np.inf
+    nodes, boxes, leaves, least = 0, 0, 0, np.inf
     for k in range(spaces):
-        most = max(most, forest.size[k, : forest.parts[k]].sum())
+        nodes = max(nodes, forest.size[k, : forest.parts[k]].sum())
     pitch = 4 * ((2 * products + 3) // 4)
-    rows, ready = np.empty((most, pitch)), np.zeros(most, np.bool_)
+    rows, gains, ready = (
+        np.empty((nodes, pitch)),
+        np.empty((nodes, pitch)),
+        np.zeros(nodes, np.bool_),
+    )
+    urge = np.zeros(pitch)
     other, value = np.ones(pitch), np.ones(pitch)
     box, key = np.zeros(width, np.int64), np.full((2, 3), np.inf)
     depth = 64 * width + 8
@@ -289,7 +334,7 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
         lined = _lines(forest.forms[k], forest.fixed[k], forest.counts[k, 0], machine, memories,
                        lines)  # fmt: skip
         lined = _matter(lines, lined, low, high, forest.counts[k, 0])
-        _entries(forest, k, lines, lined, low, high, limits, entry, weights, spans)
+        _entries(forest, k, lines, lined, high, limits, entry, weights, spans)
         count = spans[3]
         _columns(forest, k, entry, count, column, constant)
         base[:] = 0.0
@@ -307,12 +352,14 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
                 at -= 1
             place[at] = k
             continue
-        lanes_used = 4 * ((count + 3) // 4)
+        padded = 4 * ((count + 3) // 4)
         used = 0
         for p in range(parts):
             offset[p] = used - forest.root[k, p]
             used += forest.size[k, p]
         ready[:used] = False
+        _urges(entry, spans, room, limits, constant, weights, lined, objective, leakage, roots[k],
+               urge)  # fmt: skip
         stack[0, :parts] = forest.root[k, :parts]
         keys[0] = roots[k]
         top, popped = 1, 0
@@ -327,12 +374,23 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
                 if not diving:
                     least = min(least, keys[top, 0])
                 continue
-            by, widest = -1, 0.0
+            for e in range(padded):
+                value[e] = urge[e]
             for p in range(parts):
-                node = stack[top, p]
-                box[p] = node
-                if forest.width[node] > widest:
-                    widest, by = forest.width[node], p
+                box[p] = node = stack[top, p]
+                n = node + offset[p]
+                if not ready[n]:
+                    ready[n] = True
+                    _gather(forest, node, column[p], entry, spans[0], count, rows[n], gains[n])
+                for e in range(padded):
+                    value[e] *= rows[n, e]
+            by, most = -1, -1.0
+            for p in range(parts):
+                if forest.left[box[p]] >= 0:
+                    promise = _promise(value, gains[box[p] + offset[p]], padded)
+                    promise += EVEN * forest.width[box[p]]
+                    if promise > most:
+                        most, by = promise, p
             if by < 0:
                 leaves += 1
                 best[:] = keys[top]
@@ -343,7 +401,7 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
                     break
                 continue
             claimed, denied = np.int64(0), np.int64(0)
-            for e in range(lanes_used):
+            for e in range(padded):
                 other[e] = constant[e]
             for p in range(parts):
                 if p != by:
@@ -351,10 +409,7 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
                     claimed |= forest.claims[node]
                     denied |= forest.denies[node]
                     n = node + offset[p]
-                    if not ready[n]:
-                        _gather(forest, node, column[p], entry, count, rows[n])
-                        ready[n] = True
-                    for e in range(lanes_used):
+                    for e in range(padded):
                         other[e] *= rows[n, e]
             left = forest.left[box[by]]
             boxes += 2
@@ -365,9 +420,9 @@ def solve(  # noqa: C901 - one compiled loop: calls would pass every array again
                     continue
                 n = node + offset[by]
                 if not ready[n]:
-                    _gather(forest, node, column[by], entry, count, rows[n])
                     ready[n] = True
-                for e in range(lanes_used):
+                    _gather(forest, node, column[by], entry, spans[0], count, rows[n], gains[n])
+                for e in range(padded):
                     value[e] = other[e] * rows[n, e]
                 if not _bound(value, entry, spans, room, limits, points, base, weights, lined,
                               clock, fill, leakage, objective, key[side]):  # fmt: skip
