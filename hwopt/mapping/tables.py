@@ -35,7 +35,7 @@ from hwopt.mapping.chains import (
     least_rows,
 )
 from hwopt.mapping.plan import Factor, Group
-from hwopt.mapping.sums import ADVANCE, ORIGIN, shared_batch
+from hwopt.mapping.sums import ADVANCE, BEFORE, COPIES, ORIGIN, POOL, UNION, shared_batch
 from hwopt.mapping.trees import Tree, grow, undominated
 from hwopt.mapping.windows import window_batch
 
@@ -297,7 +297,7 @@ class _Values:
     ) -> None:
         self.spec, self.picked, self.lists = spec, picked, lows
         self.loose = any(low is not rows for low, rows in zip(lows, lists, strict=True))
-        self.heads: dict[tuple[int, tuple[int, ...]], tuple[Ints, Ints]] = {}
+        self.heads: dict[tuple[int, tuple[int, ...]], _Heads] = {}
         self.known: dict[tuple[Share, tuple[int, int] | None], Floats] = {}
         counts = {s for c in spec.columns for s in c.shares if isinstance(s, Count)}
         for axis, cut in enumerate(spec.cuts):
@@ -343,29 +343,70 @@ class _Values:
         self, share: Window, kinds: tuple[tuple[int, ...], ...], *, moved: bool = False
     ) -> Floats:
         """Walk the tiles of all pairs of distinct prefixes of chains."""
-        slots = [tuple(s for s, kind in enumerate(row) if kind >= 0) for row in kinds]
-        heads = [self._heads(axis, used) for axis, used in enumerate(slots)]
-        own = tuple(tuple(row[s] for s in used) for row, used in zip(kinds, slots, strict=True))
+        heads = [self._heads(axis, row) for axis, row in enumerate(kinds)]
         sums = _windows(
-            share.group, tuple(cut.size for cut in self.spec.cuts), own,
-            tuple((head.shape, head.tobytes()) for head, _ in heads), share.clip,
-            self.spec.bounding, moved,
-        )  # fmt: skip
+            share.group,
+            tuple(cut.size for cut in self.spec.cuts),
+            tuple(head.kinds for head in heads),
+            tuple((head.tiles.shape, head.tiles.tobytes()) for head in heads),
+            share.clip,
+            self.spec.bounding,
+            moved,
+        )
         at = np.ravel_multi_index(
-            [number for _, number in heads], tuple(len(head) for head, _ in heads)
+            [head.number for head in heads], tuple(len(head.tiles) for head in heads)
         )
         return sums[1 if share.largest else 0][at]
 
-    def _heads(self, axis: int, used: tuple[int, ...]) -> tuple[Ints, Ints]:
-        """Distinct tiles of some slots of an axis, and which of them each row has."""
-        if (axis, used) not in self.heads:
-            rows = self.lists[axis][:, used]
-            if used:
-                head, number = np.unique(rows, axis=0, return_inverse=True)
+    def _heads(self, axis: int, kinds: tuple[int, ...]) -> _Heads:
+        """The distinct ways in which the chains of an axis cut it by slots of these kinds."""
+        if (axis, kinds) not in self.heads:
+            tiles, own = distinct(self.lists[axis], kinds, self.spec.cuts[axis].size)
+            base = self.spec.cuts[axis].size + 1
+            if len(own) * math.log2(base) < 62:  # a number per row sorts faster than rows do
+                key = tiles @ (base ** np.arange(len(own), dtype=np.int64))
+                _, first, number = np.unique(key, return_index=True, return_inverse=True)
+                tiles = tiles[first]
             else:
-                head, number = rows[:1], np.zeros(len(rows), np.int64)
-            self.heads[axis, used] = head, number.reshape(-1)[self.picked[axis]]
-        return self.heads[axis, used]
+                tiles, number = np.unique(tiles, axis=0, return_inverse=True)
+            self.heads[axis, kinds] = _Heads(tiles, own, number.reshape(-1)[self.picked[axis]])
+        return self.heads[axis, kinds]
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """Tiles of some slots, the slots' kinds, which tiles each row has."""
+
+    tiles: Ints
+    kinds: tuple[int, ...]
+    number: Ints
+
+
+def distinct(
+    chains: Ints, kinds: tuple[int, ...], size: int
+) -> tuple[Ints, tuple[int, ...]]:  # fmt: skip
+    """The tiles and kinds of the slots that matter (kind -1: not), with the same tiles wherever
+    chains cut the axis alike.
+
+    Of two slots of one kind, one within the other, the outer one changes nothing where its tile is
+    a multiple of the inner one's, or where both are seen from the origin.
+    """
+    used = [slot for slot, kind in enumerate(kinds) if kind >= 0]
+    own = [BEFORE if kinds[slot] == COPIES else kinds[slot] for slot in used]
+    tiles = np.array(chains[:, used], np.int64)
+    above = np.full(len(tiles), size)
+    for s in range(len(used)):
+        if s + 1 < len(used) and own[s] == own[s + 1] and own[s] in _NESTED:
+            idle = tiles[:, s] % tiles[:, s + 1] == 0
+            tiles[:, s] = np.where(idle | (own[s] == ORIGIN), above, tiles[:, s])
+        tiles[:, s] = np.minimum(tiles[:, s], above)
+        above = tiles[:, s]
+    outer = np.hstack([np.full((len(tiles), 1), size), tiles[:, :-1]])
+    kept = [s for s in range(len(used)) if own[s] == ADVANCE or (tiles[:, s] < outer[:, s]).any()]
+    return np.ascontiguousarray(tiles[:, kept]), tuple(own[s] for s in kept)
+
+
+_NESTED = (BEFORE, ORIGIN, UNION, POOL)
 
 
 @lru_cache(maxsize=1 << 12)
