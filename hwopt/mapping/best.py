@@ -35,6 +35,9 @@ from hwopt.quantities import show_bytes
 BUDGET = 5_000_000
 """Boxes bounded at most; a search that needs more states its gap."""
 
+_ROUNDING = 1e-12
+"""Gaps below it are those of floating-point sums."""
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -142,6 +145,7 @@ def best_mapping(
         )
         boxes, least = boxes + used, min(least, left, float(floor[0]))
     gap = max(0.0, 1 - least / float(best[0])) if best[0] > 0 else 0.0
+    gap = 0.0 if gap < _ROUNDING else gap
     certificate = Certificate(len(grove.spaces), grove.mappings, boxes, gap, grove.thinned)
     return Best(
         winner, float(best[1]), float(best[2]), certificate, problem, accelerator, conventions,

@@ -219,16 +219,15 @@ class _Builder:
 
 @lru_cache(maxsize=1 << 10)
 def thinned_sizes(size: int, free: int, most: int) -> tuple[int, ...]:
-    """Tile sizes to try where there are too many: divisors, and the smallest tiles of counts in
-    geometric steps, with about `most` chains.
+    """Tile sizes to try where there are too many: the smallest tiles of counts in geometric steps,
+    with at most about `most` chains; divisors are searched by themselves before.
     """
-    divisors = {d for n in range(1, math.isqrt(size) + 1) if size % n == 0 for d in (n, size // n)}
     step = 1.02
     while True:
-        tried, count = set(divisors), 1.0
+        tried, count = {1, size}, 1.0
         while count <= size:
             tried.add(-(-size // round(count)))
             count = max(count + 1, count * step)
-        if math.comb(len(tried) + free - 1, free) <= most or step > 4:
+        if math.comb(len(tried) + free - 1, free) <= most or step > size:
             return tuple(sorted(tried))
         step = 1 + (step - 1) * 1.3
