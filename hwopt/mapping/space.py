@@ -44,7 +44,7 @@ __all__ = ["Skeleton", "Space", "bare", "skeleton", "spaces_of"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
-MOST_CHAINS, MOST_PAIRS, THINNED_CHAINS = 4e6, 1.5e4, 7e2
+MOST_CHAINS, MOST_PAIRS, THINNED_CHAINS = 2e5, 2e3, 7e2
 """Chains of any integers that are listed for one axis, and for axes that share a dimension; beyond,
 tile sizes are thinned out to leave so many."""
 
