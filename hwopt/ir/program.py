@@ -34,12 +34,14 @@ class Constraint:
 
     `spatial`: per fan-out dimension name, the axes that may be spread over it. `tile`: per memory
     name, the largest tile of each axis that may be kept there. `factors`: "any" integer tiles or
-    "perfect" divisors only.
+    "perfect" divisors only. `least_use`: per fan-out dimension ("PE.x"), the product of the counts
+    of its spreads is at least this.
     """
 
     spatial: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tile: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
     factors: str = "any"
+    least_use: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,10 @@ def operators(draw: st.DrawFn, *, points: int) -> Problem:
 def machines(draw: st.DrawFn, *, deep: bool = False) -> Accelerator:
     """DRAM, a buffer that some operands may pass by, up to 6 lanes in up to two dimensions, and
     sometimes a scratchpad for one operand in each lane. `deep`: for several operands, in any order
-    of the levels, or a second buffer.
+    of the levels, or a second buffer instead.
     """
-    pads = ((ROLES[1], ROLES[2]), ROLES, ROLES[::-1]) if deep else ()
+    buffers = 1 + (deep and draw(st.integers(0, 2)) == 0)
+    pads = ((ROLES[1], ROLES[2]), ROLES, ROLES[::-1]) if deep and buffers == 1 else ()
 
     def memory(name: str, capacity: int, **fields: object) -> Memory:
         read, write = (
@@ -102,7 +103,7 @@ def machines(draw: st.DrawFn, *, deep: bool = False) -> Accelerator:
     ]
     lanes = draw(st.sampled_from(((1,), (2,), (3,), (4,), (2, 2), (3, 2))))
     dims = tuple(FanoutDim(name=name, size=size) for name, size in zip("xy", lanes, strict=False))
-    if deep and draw(st.integers(0, 2)) == 0:
+    if buffers == 2:
         levels.append(memory("L1", draw(st.integers(3, 12)), bypass=some()))
     levels.append(
         Fanout(

@@ -67,7 +67,7 @@ def test_no_mapping_is_better(problem: Problem, accelerator: Accelerator, factor
 
 
 @FEW
-@given(operators(points=8), machines(deep=True))
+@given(operators(points=6), machines(deep=True))
 def test_no_mapping_of_more_memories_is_better(problem: Problem, accelerator: Accelerator) -> None:
     """Two buffers, scratchpads of several operands in each lane."""
     check(problem, accelerator, "any")
