@@ -24,6 +24,7 @@ from tests.oracles.enumerate import OBJECTIVES, Key, optimum
 from tests.oracles.small import machines, operators
 
 FEW = settings(max_examples=max(6, settings.default.max_examples * 2 // 5))
+FEWER = settings(max_examples=max(5, settings.default.max_examples // 6))
 MANY = settings(max_examples=4 * settings.default.max_examples)
 
 
@@ -66,7 +67,7 @@ def test_no_mapping_is_better(problem: Problem, accelerator: Accelerator, factor
     check(problem, accelerator, factors)
 
 
-@FEW
+@FEWER
 @given(operators(points=6), machines(deep=True))
 def test_no_mapping_of_more_memories_is_better(problem: Problem, accelerator: Accelerator) -> None:
     """Two buffers, scratchpads of several operands in each lane."""
