@@ -16,10 +16,10 @@ class Forest(NamedTuple):
 
     Nodes of all trees are numbered through. `base[n]`: where the columns of node `n` begin in `lo`
     and `hi`. Per space: `root` and `size` of the tree of each part, `parts` of them, `factors[p]` =
-    pairs (product, column) of part `p`, `many[p]` of them; `wider`, `wides`: the same for the products whose largest values matter (uses
-    of fan-outs, terms that are subtracted); `constant`, `counts` = (terms, footprints, dimensions),
-    `forms` (columns of a row, terms) in bits, `fixed`, `memory` of the footprints, `room` of the
-    dimensions, `resident` bits.
+    pairs (product, column) of part `p`, `many[p]` of them; `wider`, `wides`: the same for products
+    whose largest values matter (uses of fan-outs, terms that are subtracted); `constant`,
+    `counts` = (terms, footprints, dimensions), `forms` (columns of a row, terms) in bits, `fixed`, `memory` of
+    the footprints, `room` of the dimensions, `resident` bits.
     """
 
     lo: npt.NDArray[Any]
@@ -69,12 +69,15 @@ def plant(spaces: tuple[Space, ...]) -> Forest:
     sizes = max(1, *(len(space.memory) for space in spaces))
     dims = max(1, *(len(space.room) for space in spaces))
     rows = len(spaces[0].fixed)
-    low, high = (np.concatenate([getattr(t, name).ravel() for t in every]) for name in ("lo", "hi"))
+    claims, denies, row, width = (
+        np.concatenate([getattr(tree, name) for tree in every])
+        for name in ("claims", "denies", "row", "width")
+    )
+    low, high = (
+        np.concatenate([getattr(tree, name).ravel() for tree in every]) for name in ("lo", "hi")
+    )
     forest = Forest(
-        low, high, np.concatenate(base), *(np.concatenate([getattr(t, n) for t in every])
-                                for n in ("claims", "denies")),
-        np.concatenate(left), *(np.concatenate([getattr(t, n) for t in every])
-                                for n in ("row", "width")),
+        low, high, np.concatenate(base), claims, denies, np.concatenate(left), row, width,
         np.full((count, parts), -1, np.int64), np.zeros((count, parts), np.int64),
         np.zeros(count, np.int64),
         np.zeros((count, parts, products, 2), np.int64), np.zeros((count, parts), np.int64),
