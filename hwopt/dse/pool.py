@@ -126,7 +126,7 @@ def candidates(request: Request, machine: Accelerator, grid: Grid, weights: Weig
             grid,
             constraint=request.constraint,
             resident=homes,
-            weights=weights,
+            weights=weights, factors="perfect",
         )
     except InfeasibleError:
         return np.asarray(nothing)

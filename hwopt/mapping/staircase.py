@@ -46,11 +46,11 @@ from hwopt.mapping.traffic import analyse, check_size
 
 VERSION = 4
 """Part of the cache key: raise it when rows change for equal inputs."""
-MOST, BUDGET = 300, 400_000
+MOST, BUDGET = 300, 60_000
 """Rows of a staircase at most; boxes bounded to look for rows besides the first good ones."""
-SEED_BUDGET = 20_000
+SEED_BUDGET = 3_000
 """Boxes bounded to find the mapping of one imaginary machine that starts the archive."""
-CELLS = 5
+CELLS = 4
 """Capacities of imaginary machines."""
 LOOSEST = 1.3
 """Gap beyond which rows are no longer thinned out: the search for more ends instead."""

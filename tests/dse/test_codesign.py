@@ -135,10 +135,10 @@ def test_depth_expansion_equals_a_full_trace(model, mode):
     expanded, direct = variants._expanded("m", knobs), variants._trace("m", knobs)
     assert expanded is not direct
     assert (expanded.parameters, expanded.macs) == (direct.parameters, direct.macs)
-    grid = CoDesign(file)._grids[skeleton_key(target)]
+    shape = CoDesign(file)._shapes[skeleton_key(target)]
 
     def rows(request):
-        return candidates(request, target, grid)
+        return candidates(request, target, *shape)
 
     for objective in ("latency", "energy"):
         totals = [
