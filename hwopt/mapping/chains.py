@@ -46,19 +46,25 @@ def chains_of(
 @lru_cache(maxsize=1 << 10)
 def front_of(
     size: int, slots: tuple[tuple[int, int], ...], ways: tuple[tuple[int, ...], ...],
-    weighted: tuple[bool, ...], equal: tuple[bool, ...],
+    weighted: tuple[bool, ...], equal: tuple[bool, ...], tried: tuple[int, ...] = (),
 ) -> Ints:  # fmt: skip
     """Chains of any integers, without many that others beat in the counts `ways` (`canonical`).
 
     A chain is left out where one of its tiles may be one smaller and no count grows (or, where
     `equal`, changes): among all chains that are no worse than it, one with the least sum of tiles
-    is always kept.
+    is always kept. `tried`: the only tile sizes to try (all, when empty) but at the last free slot.
     """
     rooms = np.array([room for room, _ in slots], np.int64)
     limits = np.array([limit for _, limit in slots], np.int64)
     kinds = np.array(ways, np.int64).reshape(len(ways), len(slots))
+    # the next smaller (0: none) or equal tile to try, for each size
+    below = np.arange(size + 1)
+    if tried:
+        below[:] = 0
+        below[list(tried)] = tried
+        below = np.maximum.accumulate(below)
     found = _front(
-        size, rooms, limits, kinds, np.array(weighted, np.bool_), np.array(equal, np.bool_)
+        size, rooms, limits, kinds, np.array(weighted, np.bool_), np.array(equal, np.bool_), below
     )
     found.flags.writeable = False
     return np.asarray(found)
@@ -208,10 +214,12 @@ def _cut(way: int, t: int, now: Any, found: int, then: Any) -> int:
 
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _front(size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: Any) -> Any:
+def _front(
+    size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: Any, below: Any
+) -> Any:
     """`front_of`, with the classes of each count at each depth at hand.
 
-    Variant 0 is the chain itself; variant `1 + s` has a tile less by one at slot `s`.
+    Variant 0 is the chain itself; variant `1 + s` has the next smaller tile at slot `s`.
     """
     slots, columns = rooms.size, ways.shape[0]
     out = np.empty((1024, slots), np.int64)
@@ -235,24 +243,26 @@ def _front(size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: 
                 more[:count] = out[:count]
                 out = more
             count = _leaves(
-                size, rooms, limits, ways, weighted, equal, tile, depth, classes, number, pieces,
-                held, alive, count, out,
+                size, rooms, limits, ways, weighted, equal, below, tile, depth, classes, number,
+                pieces, held, alive, count, out,
             )  # fmt: skip
             depth -= 1
             continue
         extent = size if depth == 0 else tile[depth - 1]
         least = 1 if rooms[depth] == 0 else (extent + rooms[depth] - 1) // rooms[depth]
         t = min(tile[depth] - 1, limits[depth])
+        if t < extent:  # a tile that cuts nothing is always tried
+            t = below[t]
         if t < least:
             depth -= 1
             continue
         tile[depth] = t
         for v in range(depth + 2):
-            if v > 0 and tile[v - 1] - 1 < (t if v == depth else 1):
+            if v > 0 and below[tile[v - 1] - 1] < (t if v == depth else 1):
                 continue
             for c in range(columns):
                 number[depth + 1, v, c] = _cut(
-                    ways[c, depth], t - 1 if v == depth + 1 else t,
+                    ways[c, depth], below[t - 1] if v == depth + 1 else t,
                     classes[depth, v if v <= depth else 0, c],
                     number[depth, v if v <= depth else 0, c], classes[depth + 1, v, c],
                 )  # fmt: skip
@@ -263,7 +273,7 @@ def _front(size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: 
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _leaves(  # noqa: C901 - one compiled loop
-    size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: Any, tile: Any,
+    size: int, rooms: Any, limits: Any, ways: Any, weighted: Any, equal: Any, below: Any, tile: Any,
     depth: int, classes: Any, number: Any, pieces: Any, held: Any, alive: Any, count: int, out: Any,
 ) -> int:  # fmt: skip
     """Write the chains of one prefix that no variant beats to `out`; returns their number.
@@ -285,7 +295,7 @@ def _leaves(  # noqa: C901 - one compiled loop
     lively = 0
     for v in range(depth + 1):
         if v > 0:
-            less, above = tile[v - 1] - 1, size if v == 1 else tile[v - 2]
+            less, above = below[tile[v - 1] - 1], size if v == 1 else tile[v - 2]
             if less < (tile[v] if v < depth else 1):
                 continue
             if rooms[v - 1] > 0 and less * rooms[v - 1] < above:
@@ -316,12 +326,14 @@ def _leaves(  # noqa: C901 - one compiled loop
             alive[lively] = v
             lively += 1
     width = 0
+    fixed = False  # whether a count that must be equal grows with the tile
     for c in range(columns):
         width += ways[c, depth] != SKIP
+        fixed = fixed or (equal[c] and ways[c, depth] == FIRST)
     here = np.zeros(max(1, width), np.int64)
     t = most
     while t >= least:
-        low = least  # the smallest tile with the same number of tiles in every class
+        low = t if fixed else least  # the smallest tile with as many tiles in every class
         for a in range(width):
             if held[a, 1] == 0:
                 total = 0
@@ -341,7 +353,7 @@ def _leaves(  # noqa: C901 - one compiled loop
         beaten = False
         for number_ in range(1, lively):
             v = alive[number_]
-            if v == depth and tile[v - 1] - 1 < t:
+            if v == depth and below[tile[v - 1] - 1] < t:
                 continue
             beaten = True
             for a in range(width):
@@ -442,6 +454,30 @@ def least_rows(tiles: Any, lows: Any, ways: Any, size: int, weighted: Any) -> An
                     base, last = lows[i, s], tiles[i, s]
             total *= max(1.0, np.ceil(base / last))
             out[i, c] = np.ceil(size * share) if weighted[c] else total
+    return out
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def most_rows(tiles: Any, lows: Any, ways: Any, size: int, weighted: Any) -> Any:
+    """At least what `count_rows` gives for every chain between `lows` and `tiles`.
+
+    So many pieces, none longer than `longest`, that add up to `total`: a tile of at least `low`
+    cuts a piece `e` into at most `e / low + 1`.
+    """
+    rows, slots = tiles.shape
+    out = np.empty((rows, ways.shape[0]))
+    for i in range(rows):
+        for c in range(ways.shape[0]):
+            pieces, total, longest = 1, size, size
+            for s in range(slots):
+                if ways[c, s] == COUNT:
+                    each = (longest + lows[i, s] - 1) // lows[i, s]
+                    pieces = min(pieces * each, total // lows[i, s] + pieces)
+                elif ways[c, s] == FIRST:
+                    total = min(total, pieces * tiles[i, s])
+                if ways[c, s] != SKIP:
+                    longest = min(longest, tiles[i, s])
+            out[i, c] = total if weighted[c] else pieces
     return out
 
 

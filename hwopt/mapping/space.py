@@ -44,9 +44,13 @@ __all__ = ["Skeleton", "Space", "bare", "skeleton", "spaces_of"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
-MOST_CHAINS, MOST_PAIRS, THINNED_CHAINS = 2e5, 2e3, 7e2
-"""Chains of any integers that are listed for one axis, and for axes that share a dimension; beyond,
-tile sizes are thinned out to leave so many."""
+MOST_CHAINS, MOST_NESTED, MOST_PAIRS = 4e6, 2e5, 2e3
+"""Chains of any integers that are listed for one axis with at most two free slots (few of them are
+not beaten), with more, and for axes that share a dimension; beyond, tile sizes are thinned out."""
+
+TRIED_CHAINS, CELLS, THINNED_CHAINS = 3e3, 7e2, 7e2
+"""About how many chains are left then: of one axis, of one axis where each size stands for others,
+and of axes that share a dimension."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,14 @@ class _Builder:
         """The slots of the axes, and the tile sizes to try where there are too many chains."""
         cuts = [self._cut(axis, template) for axis in part]
         chains = [number_of_chains(cut.size, len(cut.slots) - 1) for cut in cuts]
-        most = MOST_CHAINS if len(part) == 1 else MOST_PAIRS
+        most = MOST_PAIRS
+        if len(part) == 1:
+            most = MOST_CHAINS if len(cuts[0].slots) <= 3 else MOST_NESTED
         if self.factors == "perfect" or math.prod(chains) <= most:
             return tuple(cuts)
         most = THINNED_CHAINS
+        if len(part) == 1:
+            most = CELLS if self.relaxed else TRIED_CHAINS
         for turn, at in enumerate(sorted(range(len(cuts)), key=lambda n: chains[n])):
             share = most ** (1 / (len(cuts) - turn))
             cut = cuts[at]

@@ -33,9 +33,10 @@ from hwopt.mapping.chains import (
     count_rows,
     front_of,
     least_rows,
+    most_rows,
 )
 from hwopt.mapping.plan import Factor, Group
-from hwopt.mapping.sums import ADVANCE, BEFORE, COPIES, ORIGIN, POOL, UNION, shared_batch
+from hwopt.mapping.sums import ADVANCE, AFTER, BEFORE, COPIES, ORIGIN, POOL, UNION, shared_batch
 from hwopt.mapping.trees import Tree, grow, undominated
 from hwopt.mapping.windows import window_batch
 
@@ -166,14 +167,19 @@ def _table(spec: PartSpec) -> Table:
     picked = _pairs(lists, trips, spec)
     chains = [rows[at] for rows, at in zip(lists, picked, strict=True)]
     taken = [rows[at] for rows, at in zip(trips, picked, strict=True)]
-    uses = np.ones((len(picked[0]), len(spec.uses)))
-    for d, spreads in enumerate(spec.uses):
-        for axis, slot in spreads:
-            uses[:, d] *= taken[axis][:, slot]
+    uses = _uses(taken, spec)
     claims = np.zeros(len(uses), np.int64)
     for (axis, slot), bit in spec.marks:
         claims |= np.where(taken[axis][:, slot] > 1, bit, 0)
     values = _Values(spec, lists, lows, picked)
+    most = None
+    if values.loose:
+        tops = [
+            copies_of(rows, cut.size) if low is rows else _most_trips(rows, low, cut.size)
+            for rows, low, cut in zip(lists, lows, spec.cuts, strict=True)
+        ]
+        used = _uses([rows[at] for rows, at in zip(tops, picked, strict=True)], spec)
+        most = np.hstack([values.most(lists, lows), np.minimum(used, np.array(spec.rooms))])
     blocks, masks, numbers, choices = [], [], [], []
     for choice in _choices(spec.slidings):
         rows = np.arange(len(uses))
@@ -192,7 +198,16 @@ def _table(spec: PartSpec) -> Table:
         masks.append((own, denied))
         numbers.append(rows)
         choices += [tuple(s.loop for s in choice)] * len(rows)
-    return _thinned(spec, chains, blocks, masks, numbers, choices)
+    return _thinned(spec, chains, blocks, masks, numbers, choices, most)
+
+
+def _uses(taken: list[Ints], spec: PartSpec) -> Floats:
+    """Copies along each dimension of the fan-outs, given the trips of every slot of each axis."""
+    uses = np.ones((len(taken[0]), len(spec.uses)))
+    for d, spreads in enumerate(spec.uses):
+        for axis, slot in spreads:
+            uses[:, d] *= taken[axis][:, slot]
+    return uses
 
 
 def _listed(cut: Cut, spec: PartSpec) -> Ints:
@@ -200,14 +215,14 @@ def _listed(cut: Cut, spec: PartSpec) -> Ints:
     if spec.factors == "perfect":
         return chains_of(cut.size, cut.slots, "perfect")
     slots = cut.slots
-    if cut.tried:
-        if spec.relaxed:
-            widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
-            slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
+    if cut.tried and spec.relaxed:
+        widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
+        slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
         return chains_of(cut.size, slots, "any", cut.tried)
     shares = {share: False for column in spec.columns for share in column.shares}
     if len(spec.cuts) > 1 or not all(isinstance(share, Count) for share in shares):
-        return chains_of(cut.size, slots, "any")
+        every = tuple(range(1, cut.size + 1)) if any(spec.equal) else ()
+        return chains_of(cut.size, slots, "any", cut.tried or every)
     for column, equal in zip(spec.columns, spec.equal, strict=True):
         shares.update({share: True for share in column.shares if equal})
     watched = [slot for spreads in spec.uses for _, slot in spreads]
@@ -219,7 +234,7 @@ def _listed(cut: Cut, spec: PartSpec) -> Ints:
     counts = [share for share in shares if isinstance(share, Count)]
     return front_of(
         cut.size, slots, tuple(c.ways for c in counts), tuple(c.weighted for c in counts),
-        tuple(shares[c] for c in counts),
+        tuple(shares[c] for c in counts), cut.tried,
     )  # fmt: skip
 
 
@@ -238,10 +253,19 @@ def _least_trips(rows: Ints, lows: Ints, size: int) -> Ints:
     return np.asarray(np.maximum(1, -(-outer // rows)))
 
 
+def _most_trips(rows: Ints, lows: Ints, size: int) -> Ints:
+    """Trips of every slot, at most."""
+    outer = np.hstack([np.full((len(rows), 1), size), rows[:, :-1]])
+    return np.asarray(-(-outer // lows))
+
+
 def _thinned(
     spec: PartSpec, chains: list[Ints], blocks: list[Floats], masks: list[tuple[Ints, Ints]],
-    numbers: list[Ints], choices: list[tuple[tuple[int, int], ...]],
+    numbers: list[Ints], choices: list[tuple[tuple[int, int], ...]], most: Floats | None,
 ) -> Table:  # fmt: skip
+    """The rows that no other beats; `most`: where rows are ranges, the most that copies and terms
+    that are subtracted come to (more of them may be better).
+    """
     if not blocks:
         width = len(spec.columns) + len(spec.uses)
         none = np.zeros(0, np.int64)
@@ -250,13 +274,21 @@ def _thinned(
     claims = np.concatenate([own for own, _ in masks])
     denies = np.concatenate([denied for _, denied in masks])
     equal = np.array([*spec.equal, *([False] * len(spec.uses))])
-    best = undominated(columns, claims, denies, equal)
-    where = np.concatenate(numbers)[best]
+    every = np.concatenate(numbers)
+    if most is None:
+        best = undominated(columns, claims, denies, equal)
+        high = None
+    else:
+        more = most[every][:, [*np.flatnonzero(equal), *range(len(spec.columns), len(equal))]]
+        both = np.hstack([columns, more.max(axis=0, initial=1.0) - more])
+        best = undominated(both, claims, denies, np.zeros(both.shape[1], np.bool_))
+        high = np.maximum(columns, most[every])[best]
+    where = every[best]
     kept = np.ascontiguousarray(columns[best])
     return Table(
         tuple(rows[where] for rows in chains),
         tuple(tuple(sorted(set(choices[i]))) for i in best),
-        grow(kept, claims[best], denies[best]) if len(best) else _EMPTY,
+        grow(kept, claims[best], denies[best], high) if len(best) else _EMPTY,
         len(columns),
     )
 
@@ -322,6 +354,38 @@ class _Values:
             for share in column.shares:
                 out[:, number] *= self._share(share, loop)
         return out
+
+    def most(self, lists: list[Ints], lows: list[Ints]) -> Floats:
+        """At least the columns that forms subtract (0 in the others), for rows that are ranges."""
+        out = np.zeros((len(self.picked[0]), len(self.spec.columns)))
+        for number, column in enumerate(self.spec.columns):
+            if not self.spec.equal[number]:
+                continue
+            out[:, number] = 1.0
+            for share in column.shares:
+                if isinstance(share, Count):
+                    out[:, number] *= self._pieces(
+                        lists, lows, share.axis, share.ways, share.weighted
+                    )
+                    continue
+                for axis, row in enumerate(share.kinds):
+                    ways = tuple(FIRST if kind in (ORIGIN, AFTER) else COUNT if kind >= 0 else SKIP
+                                 for kind in row)  # fmt: skip
+                    out[:, number] *= self._pieces(lists, lows, axis, ways, False)
+                sizes = [cut.size - 1 for cut in self.spec.cuts]
+                for line in share.group.coefficients:
+                    reach = sum(abs(c) * n for c, n in zip(line, sizes, strict=True))
+                    out[:, number] *= reach + 1
+        return out
+
+    def _pieces(
+        self, lists: list[Ints], lows: list[Ints], axis: int, ways: tuple[int, ...], weighted: bool
+    ) -> Floats:
+        rows = most_rows(
+            lists[axis], lows[axis], np.array([ways], np.int64).reshape(1, -1),
+            self.spec.cuts[axis].size, np.array([weighted]),
+        )  # fmt: skip
+        return np.asarray(rows[self.picked[axis], 0])
 
     def _share(self, share: Share, loop: tuple[int, int] | None) -> Floats:
         if isinstance(share, Count) or share.largest:

@@ -36,9 +36,9 @@ class Tree:
     width: Floats
 
 
-def grow(columns: Floats, claims: Ints, denies: Ints) -> Tree:
-    """The tree over all rows."""
-    return Tree(*_grow(columns, claims, denies))
+def grow(columns: Floats, claims: Ints, denies: Ints, most: Floats | None = None) -> Tree:
+    """The tree over all rows; `most`: largest values of each row, where a row is a range."""
+    return Tree(*_grow(columns, columns if most is None else most, claims, denies))
 
 
 def undominated(columns: Floats, claims: Ints, denies: Ints, equal: npt.NDArray[np.bool_]) -> Ints:
@@ -49,7 +49,7 @@ def undominated(columns: Floats, claims: Ints, denies: Ints, equal: npt.NDArray[
         return np.zeros(0, np.int64)
     varying = np.flatnonzero(columns.max(axis=0) > columns.min(axis=0))
     kept = np.ascontiguousarray(columns[:, varying])
-    bits = np.bitwise_count(claims | denies)
+    bits = np.bitwise_count(claims).astype(np.int64) + np.bitwise_count(denies)
     classes = _classes(kept, equal[varying])
     order = np.lexsort((bits, np.log1p(kept).sum(axis=1), classes))
     found = _undominated(kept[order], claims[order], denies[order], equal[varying], classes[order])
@@ -140,7 +140,7 @@ def _undominated(columns: Any, claims: Any, denies: Any, equal: Any, classes: An
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _grow(columns: Any, claims: Any, denies: Any) -> Any:
+def _grow(columns: Any, most: Any, claims: Any, denies: Any) -> Any:
     """Split at the median of the column of widest ratio; the lower half is the first child."""
     rows, count = columns.shape
     size = max(2 * rows - 1, 1)
@@ -156,15 +156,14 @@ def _grow(columns: Any, claims: Any, denies: Any) -> Any:
         first = order[a]
         claim[node], deny[node] = claims[first], denies[first]
         for c in range(count):
-            lo[node, c], hi[node, c] = columns[first, c], columns[first, c]
+            lo[node, c], hi[node, c] = columns[first, c], most[first, c]
         for i in range(a + 1, b):
             at = order[i]
             claim[node] &= claims[at]
             deny[node] &= denies[at]
             for c in range(count):
-                value = columns[at, c]
-                lo[node, c] = min(lo[node, c], value)
-                hi[node, c] = max(hi[node, c], value)
+                lo[node, c] = min(lo[node, c], columns[at, c])
+                hi[node, c] = max(hi[node, c], most[at, c])
         if b - a == 1:
             row[node] = first
             continue

@@ -1,0 +1,90 @@
+"""Tables with thinned tile sizes: what they find is a mapping, what they bound is below all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hwopt.errors import InfeasibleError
+from hwopt.hardware.accelerator import Accelerator
+from hwopt.mapping import space
+from hwopt.mapping.analysis import OBJECTIVES, Objective
+from hwopt.mapping.best import Best, best_mapping, grove_of
+from hwopt.mapping.chains import number_of_chains
+from hwopt.mapping.problem import Problem
+from hwopt.mapping.space import spaces_of
+from tests.oracles.small import machines, operators
+
+LIMITS = ("MOST_CHAINS", "MOST_NESTED", "MOST_PAIRS")
+FEW = ("TRIED_CHAINS", "CELLS", "THINNED_CHAINS")
+
+
+@pytest.fixture
+def thinned(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Lets a test thin out tile sizes; nothing thinned is remembered afterwards."""
+    yield monkeypatch
+    monkeypatch.undo()
+    forget()
+
+
+def forget() -> None:
+    """Spaces are remembered by problem, not by how much they are thinned out."""
+    spaces_of.cache_clear()
+    grove_of.cache_clear()
+
+
+def best(problem: Problem, machine: Accelerator, objective: Objective) -> Best | None:
+    """The best mapping with tiles of any integers; None where nothing fits."""
+    try:
+        return best_mapping(problem, machine, objective=objective, factors="any")
+    except InfeasibleError:
+        return None
+
+
+def value(found: Best, objective: Objective) -> float:
+    """What was asked to be least."""
+    both = {"latency": found.seconds, "energy": found.joules, "edp": found.seconds * found.joules}
+    return both[objective]
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=max(8, settings.default.max_examples // 5),
+)
+@given(
+    st.data(), operators(points=64), st.sampled_from(OBJECTIVES), st.sampled_from((1, 4, 20, 100))
+)
+def test_a_stated_gap_holds(
+    thinned: pytest.MonkeyPatch,
+    data: st.DataObject,
+    problem: Problem,
+    objective: Objective,
+    most: int,
+) -> None:
+    """However much is thinned out: no better than the optimum, whose distance is within the gap."""
+    machine = data.draw(machines(deep=problem.points <= 6))
+    forget()
+    optimum = best(problem, machine, objective)
+    for name in LIMITS:
+        thinned.setattr(space, name, 1)
+    for name in FEW:
+        thinned.setattr(space, name, most)
+    forget()
+    found = best(problem, machine, objective)
+    thinned.undo()
+    forget()
+    assert (found is None) == (optimum is None)
+    if found is None or optimum is None:
+        return
+    assert optimum.certificate.exhausted
+    least, known = value(optimum, objective), value(found, objective)
+    assert known >= least * (1 - 1e-9)
+    assert known * (1 - found.certificate.gap) <= least * (1 + 1e-9)
+
+
+def test_nothing_is_thinned_where_all_chains_can_be_listed() -> None:
+    """A layer of 4096 x 4096 has few chains of two free slots that others do not beat."""
+    assert number_of_chains(4096, 2) < space.MOST_CHAINS
