@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hwopt.errors import MappingError
 from hwopt.hardware.accelerator import (
     ROLES,
     Accelerator,
@@ -22,7 +23,6 @@ from hwopt.hardware.accelerator import (
     Memory,
     OperandRole,
 )  # fmt: skip
-from hwopt.errors import MappingError
 from hwopt.hardware.conventions import Conventions
 from hwopt.ir.access import Access, Affine, Axis
 from hwopt.ir.graph import Graph

@@ -126,7 +126,8 @@ def candidates(request: Request, machine: Accelerator, grid: Grid, weights: Weig
             grid,
             constraint=request.constraint,
             resident=homes,
-            weights=weights, factors="perfect",
+            weights=weights,
+            factors="perfect",
         )
     except InfeasibleError:
         return np.asarray(nothing)

@@ -18,7 +18,8 @@ class Conventions:
       indexes the operand and of all loops outside it, as a compiler places the transfer; "changed":
       whenever the tile differs from the one before, edges included; "counted": at each iteration of
       every loop above the keep.
-    * `halo`: which part of a sliding window is kept. "shift": the overlap with the tile before, when
+    * `halo`: which part of a sliding window is kept. "shift": the overlap with the tile before,
+      when
       the tile moved along one composite axis (hoisted: when the innermost loop that indexes the
       operand moved it); "none": nothing.
     * `strided`: elements of a strided window that are read: "exact" set, or its "bounding" box.

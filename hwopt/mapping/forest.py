@@ -18,7 +18,8 @@ class Forest(NamedTuple):
     and `hi`. Per space: `root` and `size` of the tree of each part, `parts` of them, `factors[p]` =
     pairs (product, column) of part `p`, `many[p]` of them; `wider`, `wides`: the same for products
     whose largest values matter (uses of fan-outs, terms that are subtracted); `constant`,
-    `counts` = (terms, footprints, dimensions), `forms` (columns of a row, terms) in bits, `fixed`, `memory` of
+    `counts` = (terms, footprints, dimensions), `forms` (columns of a row, terms) in bits,
+    `fixed`, `memory` of
     the footprints, `room` of the dimensions, `resident` bits.
     """
 

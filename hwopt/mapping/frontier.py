@@ -180,8 +180,8 @@ def front(  # noqa: C901 - one compiled loop: calls would pass every array again
                 low[factors[by, i, 0]] *= forest.lo[start + factors[by, i, 1]]
             for i in range(wides[by]):
                 high[wider[by, i, 0]] *= forest.hi[start + wider[by, i, 1]]
-            if _vector(low, high, counts, memory, room, resident, grid, ends, points, columns, fixed,
-                       steps, row[side]):  # fmt: skip
+            if _vector(low, high, counts, memory, room, resident, grid, ends, points, columns,
+                       fixed, steps, row[side]):  # fmt: skip
                 score[side] = 0.0
                 for c in range(size):
                     score[side] += np.log(row[side, c] + 1.0)
@@ -238,4 +238,5 @@ def add(
         return count
     if _covered(row, archive, order, count, 1.0):
         return count
-    return insert(archive, found, order, count, row, where)
+    count = insert(archive, found, order, count, row, where)
+    return count

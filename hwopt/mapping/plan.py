@@ -274,7 +274,7 @@ _MERGED: dict[Relevance, int] = {"none": ORIGIN, "plain": COPIES, "shared": UNIO
 """Kind of a spread whose copies are served together."""
 
 
-def _entries(
+def _entries(  # noqa: C901 - three ways to fetch, side by side
     build: _Builder, operand: Operand, parent: int, child: int, world: _World, *, merged: bool
 ) -> Form:
     """Elements that enter the keep at node `child` (the compute units when it is the last)."""
@@ -282,7 +282,7 @@ def _entries(
     spatial = _spatial(build, operand.role, parent, child, world, merged=merged)
     leaf, fetch = child == len(build.nodes), build.conventions.fetch
     loops = [n for n in range(child) if isinstance(build.nodes[n], LoopNode)]
-    inner = max((n for n in loops if build.nodes[n].axis in operand.access.axes), default=-1)
+    inner = max((n for n in loops if _axis(build.nodes[n]) in operand.access.axes), default=-1)
     if leaf or fetch == "counted":
         inner = child
 

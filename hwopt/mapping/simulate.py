@@ -15,9 +15,11 @@ are full, and the tensors with it).
 Moves. Of the loops above a keep that take more than one trip, the innermost that indexes the
 operand, and all outside it, are its *fetch loops*: each of their iterations fetches the tile anew;
 loops inside them do not touch it. A *composite axis* of an operand is a class of axes that share a
-tensor dimension (`p` and `r` of a convolution's input). When the innermost fetch loop steps on, only
+tensor dimension (`p` and `r` of a convolution's input). When the innermost fetch loop steps on,
+only
 the elements that the tile before lacks are fetched; when an outer one does, the whole tile is.
-(`halo="none"`: always the whole tile. `fetch="counted"`: all loops above the keep are fetch loops, and the whole
+(`halo="none"`: always the whole tile. `fetch="counted"`: all loops above the keep are fetch
+loops, and the whole
 tile is fetched. `fetch="changed"`: the tile is fetched when its sets along the composite axes
 differ from those of the step before; if exactly one differs, only the elements that the old tile
 lacks.) Data comes from the nearest outer keep of the operand: it is written into every copy that

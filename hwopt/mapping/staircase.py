@@ -2,9 +2,12 @@
 
 A study varies capacities on a grid, and bandwidths, energies and the clock, while the structure
 (levels, what they keep, fan-outs and their sizes) stays. A price is monotone in a mapping's
-footprints, rounded up to the grid, and in its *priced columns*: steps, and what moves, joined as the
-study's prices let it (`priced`). So a mapping that another one covers (less or equal in all of them)
-is never needed. What is left is the staircase: pricing a design is an argmin over its rows, equal to
+footprints, rounded up to the grid, and in its *priced columns*: steps, and what moves, joined as
+the
+study's prices let it (`priced`). So a mapping that another one covers (less or equal in all of
+them)
+is never needed. What is left is the staircase: pricing a design is an argmin over its rows, equal
+to
 `best_mapping` over the same mapspace.
 
 When there would be more than `most` rows, rows that another covers within a factor are dropped, and
@@ -113,7 +116,8 @@ def staircase(
     `accelerator` gives levels and fan-outs; its capacities, bandwidths and energies do not matter.
     `grid[memory]` lists the *usable* bytes that a memory may have in the study (see
     `Memory.usable_bytes`); a memory that is not in it is not limited. `weights`: the priced columns
-    (all by themselves when left out). `most` bounds the result, `budget` the boxes bounded. Raises `InfeasibleError` when
+    (all by themselves when left out). `most` bounds the result, `budget` the boxes bounded.
+    Raises `InfeasibleError` when
     nothing fits the largest capacities.
     """
     check_size(problem)
@@ -292,7 +296,7 @@ def _make(key: Key) -> Staircase:
                 problem, mapping, accelerator, conventions, dict(stays)
             ).row(accelerator),
         )  # fmt: skip
-        for machine, numbers in _scenarios(problem, accelerator, grid, ends):
+        for machine, numbers in _scenarios(accelerator, grid, ends):
             archive.seed(machine, numbers)
         for number in range(len(grove.spaces)):
             archive.explore(number, max(1000, budget // len(grove.spaces)))
@@ -306,7 +310,6 @@ def _make(key: Key) -> Staircase:
 
 
 def _scenarios(
-    problem: Problem,
     accelerator: Accelerator,
     grid: npt.NDArray[np.float64],
     ends: npt.NDArray[np.int64],

@@ -318,7 +318,8 @@ def _intervals(kinds: Any, tiles: Any, slots: Any, sizes: Any, index: Any, spans
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _next(kinds: Any, slots: Any, radix: Any, index: Any, which: int) -> bool:
-    """Step the indices of the slots of one kind, UNION or POOL (or of all the others, BEFORE); False
+    """Step the indices of the slots of one kind, UNION or POOL (or of all the others, BEFORE);
+    False
     after the last.
     """
     for a in range(slots.size - 1, -1, -1):

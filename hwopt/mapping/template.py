@@ -266,7 +266,7 @@ class _Build:
                         and may_spread(axis, dim.axes)
                         and may_spread(axis, names or ())
                     ):
-                        found.append((self._gap(axis, below), fanout, dim, axis))
+                        found += [(self._gap(axis, below), fanout, dim, axis)]
         return found
 
     def _gap(self, axis: str, below: set[str]) -> int:

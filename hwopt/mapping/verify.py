@@ -1,7 +1,8 @@
 """Whether a mapping is legal for a problem and a machine.
 
 Rules: it begins by keeping every operand in the outermost memory; the keeps of one operand follow
-the machine's order, and so do the spreads of one axis; a `Spread` of an axis stands above the keeps,
+the machine's order, and so do the spreads of one axis; a `Spread` of an axis stands above the
+keeps,
 in memories below its fan-out, of operands that the axis indexes; a memory keeps an operand at most
 once, only one it may hold, and skips only one it may skip; tiles are positive
 and an axis may be spread only where the fan-out lets it; the copies in use do not exceed the

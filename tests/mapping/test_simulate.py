@@ -1,7 +1,7 @@
 """The simulator on cases small enough to count by hand."""
 
 from hwopt.hardware.accelerator import Accelerator, Fanout, FanoutDim, Memory, OperandRole
-from hwopt.hardware.conventions import NATIVE, Conventions
+from hwopt.hardware.conventions import Conventions
 from hwopt.ir.access import Axis, parse_access
 from hwopt.mapping.mapping import parse_mapping
 from hwopt.mapping.problem import Operand, Problem

@@ -94,8 +94,8 @@ def test_keeps_of_different_operands_may_stand_in_any_order() -> None:
     ("text", "message"),
     [
         (f"keep input in reg\nkeep {ALL} in GLB", "keeps of an operand must follow"),
-        (f"keep {ALL} in GLB\nspread k in tiles of 2 over MAC.x\n"
-         "spread k in tiles of 1 over PE.x", "spreads of an axis must follow"),
+        ((f"keep {ALL} in GLB\nspread k in tiles of 2 over MAC.x\n"
+          "spread k in tiles of 1 over PE.x"), "spreads of an axis must follow"),
         (f"keep {ALL} in GLB\nkeep weight in reg\nspread k in tiles of 2 over PE.x",
          "spread above the keeps below its fan-out"),
     ],
