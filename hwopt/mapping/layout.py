@@ -17,7 +17,7 @@ from hwopt.hardware.accelerator import Accelerator, Fanout, Memory, OperandRole
 from hwopt.hardware.conventions import Conventions
 from hwopt.ir.program import Constraint
 from hwopt.mapping.chains import SKIP
-from hwopt.mapping.mapping import Mapping
+from hwopt.mapping.mapping import Keep, Mapping, Spread
 from hwopt.mapping.plan import Group, Plan, above, groups_of, make_plan, structure
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.tables import Column, Count, Share, Sliding, Window, share_of
@@ -89,6 +89,16 @@ class Recipe:
     def dims(self) -> tuple[tuple[str, int], ...]:
         """Dimensions of fan-outs that are used, with their sizes."""
         return tuple(dict.fromkeys(self.template.rooms.values()))
+
+    @cached_property
+    def rooms(self) -> dict[str, tuple[int, ...]]:
+        """Copies that fit at each slot of an axis (0: a loop in time)."""
+        found: dict[str, list[int]] = {axis: [] for part in self.parts for axis in part}
+        for number, node in enumerate(self.template.nodes):
+            if not isinstance(node, Keep):
+                room = self.template.rooms[number][1] if isinstance(node, Spread) else 0
+                found[node.axis].append(room)
+        return {axis: tuple(rooms) for axis, rooms in found.items()}
 
     @cached_property
     def footprints(self) -> tuple[tuple[int, OperandRole, tuple[int, ...]], ...]:

@@ -132,7 +132,7 @@ class _Builder:
         constant, column = np.ones(count), np.full((count, len(recipe.parts)), -1, np.int64)
         tables, thinned = [], list[str]()
         for p, (part, layout) in enumerate(zip(recipe.parts, recipe.layouts, strict=True)):
-            spec = self._spec(part, layout, recipe.template)
+            spec = self._spec(part, layout, recipe)
             table = build_table(spec, layout.bits)
             tables.append(table)
             thinned += [axis for axis, cut in zip(part, spec.cuts, strict=True) if cut.tried]
@@ -160,19 +160,19 @@ class _Builder:
             np.array([float(size) for _, size in recipe.dims]), resident, tuple(thinned),
         )  # fmt: skip
 
-    def _spec(self, part: tuple[str, ...], layout: Layout, template: Template) -> PartSpec:
+    def _spec(self, part: tuple[str, ...], layout: Layout, recipe: Recipe) -> PartSpec:
         columns = layout.columns
         if layout.windows:
             columns = tuple(filled(column, self.groups) for column in columns)
         return PartSpec(
-            self._cuts(part, template), columns, layout.uses, layout.rooms, layout.marks,
+            self._cuts(part, recipe), columns, layout.uses, layout.rooms, layout.marks,
             layout.slidings, self.factors, self.conventions.strided == "bounding", layout.equal,
             self.relaxed,
         )  # fmt: skip
 
-    def _cuts(self, part: tuple[str, ...], template: Template) -> tuple[Cut, ...]:
+    def _cuts(self, part: tuple[str, ...], recipe: Recipe) -> tuple[Cut, ...]:
         """The slots of the axes, and the tile sizes to try where there are too many chains."""
-        cuts = [self._cut(axis, template) for axis in part]
+        cuts = [self._cut(axis, recipe) for axis in part]
         chains = [number_of_chains(cut.size, len(cut.slots) - 1) for cut in cuts]
         most = MOST_PAIRS
         if len(part) == 1:
@@ -192,11 +192,14 @@ class _Builder:
             most /= min(chains[at], share)
         return tuple(cuts)
 
-    def _cut(self, axis: str, template: Template) -> Cut:
+    def _cut(self, axis: str, recipe: Recipe) -> Cut:
         """The slots of an axis with the tile limits of the constraint."""
         size = self.problem.sizes[axis]
+        if not self.constraint.tile and axis not in self.problem.sequential:
+            return Cut(size, tuple((room, size) for room in recipe.rooms[axis]))
         limits = {memory: dict(tiles) for memory, tiles in self.constraint.tile}
         slots: list[tuple[int, int]] = []
+        template = recipe.template
         for number, node in enumerate(template.nodes):
             if isinstance(node, Keep):
                 most = limits.get(node.memory, {}).get(axis, size)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TypeAlias
 
@@ -131,6 +131,8 @@ class Table:
     slid: tuple[tuple[tuple[int, int], ...], ...]
     tree: Tree
     listed: int
+    renamed: dict[tuple[int, ...], Table] = field(default_factory=dict, compare=False, repr=False)
+    """The same with other names of the bits of its masks."""
 
     def __len__(self) -> int:
         return len(self.slid)
@@ -141,7 +143,6 @@ class Table:
         return np.asarray(self.tree.lo[0] != self.tree.hi[0])
 
 
-@lru_cache(maxsize=1 << 13)
 def build_table(spec: PartSpec, bits: tuple[int, ...] = ()) -> Table:
     """The table of a part; empty where its chains fit no fan-out. `bits`: what bit `n` of the masks
     is called by others.
@@ -149,17 +150,20 @@ def build_table(spec: PartSpec, bits: tuple[int, ...] = ()) -> Table:
     table = _table(spec)
     if bits == tuple(1 << n for n in range(len(bits))):
         return table
-    claims, denies = np.zeros_like(table.tree.claims), np.zeros_like(table.tree.denies)
-    for n, bit in enumerate(bits):
-        claims |= np.where(table.tree.claims >> n & 1, bit, 0)
-        denies |= np.where(table.tree.denies >> n & 1, bit, 0)
-    return replace(table, tree=replace(table.tree, claims=claims, denies=denies))
+    if bits not in table.renamed:
+        claims, denies = np.zeros_like(table.tree.claims), np.zeros_like(table.tree.denies)
+        for n, bit in enumerate(bits):
+            claims |= np.where(table.tree.claims >> n & 1, bit, 0)
+            denies |= np.where(table.tree.denies >> n & 1, bit, 0)
+        tree = replace(table.tree, claims=claims, denies=denies)
+        table.renamed[bits] = replace(table, tree=tree, renamed={})
+    return table.renamed[bits]
 
 
 @lru_cache(maxsize=1 << 13)
 def _table(spec: PartSpec) -> Table:
     lists = [_listed(cut, spec) for cut in spec.cuts]
-    lows = [_lows(rows, cut, spec) for rows, cut in zip(lists, spec.cuts, strict=True)]
+    lows = [_lows(rows, cut, spec.relaxed) for rows, cut in zip(lists, spec.cuts, strict=True)]
     trips = [
         copies_of(rows, cut.size) if low is rows else _least_trips(rows, low, cut.size)
         for rows, low, cut in zip(lists, lows, spec.cuts, strict=True)
@@ -197,7 +201,7 @@ def _table(spec: PartSpec) -> Table:
             own, denied = own | sliding.claims, denied | sliding.denies
         masks.append((own, denied))
         numbers.append(rows)
-        choices += [tuple(s.loop for s in choice)] * len(rows)
+        choices.append(tuple(sorted({s.loop for s in choice})))
     return _thinned(spec, chains, blocks, masks, numbers, choices, most)
 
 
@@ -211,36 +215,44 @@ def _uses(taken: list[Ints], spec: PartSpec) -> Floats:
 
 
 def _listed(cut: Cut, spec: PartSpec) -> Ints:
-    """Chains of an axis; relaxed ones may exceed a room within what they stand for."""
-    if spec.factors == "perfect":
-        return chains_of(cut.size, cut.slots, "perfect")
-    slots = cut.slots
-    if cut.tried and spec.relaxed:
-        widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *cut.tried)))
-        slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
-        return chains_of(cut.size, slots, "any", cut.tried)
+    """Chains of an axis of a part."""
     shares = {share: False for column in spec.columns for share in column.shares}
-    if len(spec.cuts) > 1 or not all(isinstance(share, Count) for share in shares):
-        every = tuple(range(1, cut.size + 1)) if any(spec.equal) else ()
-        return chains_of(cut.size, slots, "any", cut.tried or every)
+    single = len(spec.cuts) == 1 and all(isinstance(share, Count) for share in shares)
+    if spec.factors == "perfect" or not single or (cut.tried and spec.relaxed):
+        return _chains(cut, spec.factors, spec.relaxed, any(spec.equal))
     for column, equal in zip(spec.columns, spec.equal, strict=True):
         shares.update({share: True for share in column.shares if equal})
     watched = [slot for spreads in spec.uses for _, slot in spreads]
     watched += [slot for (_, slot), _ in spec.marks]
     for slot in watched:  # trips: tiles of the first tile of the slot above
         ways = tuple(FIRST if s == slot - 1 else COUNT if s == slot else SKIP
-                     for s in range(len(slots)))  # fmt: skip
+                     for s in range(len(cut.slots)))  # fmt: skip
         shares.setdefault(Count(0, *canonical(ways, weighted=False)), False)
     counts = [share for share in shares if isinstance(share, Count)]
     return front_of(
-        cut.size, slots, tuple(c.ways for c in counts), tuple(c.weighted for c in counts),
+        cut.size, cut.slots, tuple(c.ways for c in counts), tuple(c.weighted for c in counts),
         tuple(shares[c] for c in counts), cut.tried,
     )  # fmt: skip
 
 
-def _lows(rows: Ints, cut: Cut, spec: PartSpec) -> Ints:
+def _chains(cut: Cut, factors: str, relaxed: bool, every: bool) -> Ints:
+    """All chains of an axis; relaxed ones may exceed a room within what they stand for. `every`:
+    also those with a larger tile and the same counts.
+    """
+    if factors == "perfect":
+        return chains_of(cut.size, cut.slots, "perfect")
+    slots, tried = cut.slots, cut.tried
+    if tried and relaxed:
+        widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *tried)))
+        slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)
+    if every and not tried:
+        tried = tuple(range(1, cut.size + 1))
+    return chains_of(cut.size, slots, "any", tried)
+
+
+def _lows(rows: Ints, cut: Cut, relaxed: bool) -> Ints:
     """The least tiles that each chain stands for (the chains themselves, if not relaxed)."""
-    if not (spec.relaxed and cut.tried):
+    if not (relaxed and cut.tried):
         return rows
     tried = np.array(cut.tried)
     below = np.concatenate([[0], tried])
@@ -274,7 +286,7 @@ def _thinned(
     claims = np.concatenate([own for own, _ in masks])
     denies = np.concatenate([denied for _, denied in masks])
     equal = np.array([*spec.equal, *([False] * len(spec.uses))])
-    every = np.concatenate(numbers)
+    every, sizes = np.concatenate(numbers), [len(rows) for rows in numbers]
     if most is None:
         best = undominated(columns, claims, denies, equal)
         high = None
@@ -287,7 +299,7 @@ def _thinned(
     kept = np.ascontiguousarray(columns[best])
     return Table(
         tuple(rows[where] for rows in chains),
-        tuple(tuple(sorted(set(choices[i]))) for i in best),
+        tuple(choices[block] for block in np.repeat(range(len(numbers)), sizes)[best].tolist()),
         grow(kept, claims[best], denies[best], high) if len(best) else _EMPTY,
         len(columns),
     )
@@ -425,15 +437,9 @@ class _Values:
     def _heads(self, axis: int, kinds: tuple[int, ...]) -> _Heads:
         """The distinct ways in which the chains of an axis cut it by slots of these kinds."""
         if (axis, kinds) not in self.heads:
-            tiles, own = distinct(self.lists[axis], kinds, self.spec.cuts[axis].size)
-            base = self.spec.cuts[axis].size + 1
-            if len(own) * math.log2(base) < 62:  # a number per row sorts faster than rows do
-                key = tiles @ (base ** np.arange(len(own), dtype=np.int64))
-                _, first, number = np.unique(key, return_index=True, return_inverse=True)
-                tiles = tiles[first]
-            else:
-                tiles, number = np.unique(tiles, axis=0, return_inverse=True)
-            self.heads[axis, kinds] = _Heads(tiles, own, number.reshape(-1)[self.picked[axis]])
+            spec = self.spec
+            head = _heads(spec.cuts[axis], spec.factors, spec.relaxed, any(spec.equal), kinds)
+            self.heads[axis, kinds] = replace(head, number=head.number[self.picked[axis]])
         return self.heads[axis, kinds]
 
 
@@ -444,6 +450,21 @@ class _Heads:
     tiles: Ints
     kinds: tuple[int, ...]
     number: Ints
+
+
+@lru_cache(maxsize=1 << 12)
+def _heads(cut: Cut, factors: str, relaxed: bool, every: bool, kinds: tuple[int, ...]) -> _Heads:
+    """The distinct ways in which all chains of an axis of several (`_chains`) cut it."""
+    tiles, own = distinct(
+        _lows(_chains(cut, factors, relaxed, every), cut, relaxed), kinds, cut.size
+    )
+    base = cut.size + 1
+    if len(own) * math.log2(base) < 62:  # a number per row sorts faster than rows do
+        key = tiles @ (base ** np.arange(len(own), dtype=np.int64))
+        _, first, number = np.unique(key, return_index=True, return_inverse=True)
+        return _Heads(tiles[first], own, number)
+    tiles, number = np.unique(tiles, axis=0, return_inverse=True)
+    return _Heads(tiles, own, number.reshape(-1))
 
 
 def distinct(
