@@ -1,271 +1,388 @@
-"""How good and how fast the mapper is.
+"""How fast the mapper is, beside others.
 
-1. Gap to exhaustive enumeration: on small matrix products, every order of three uneven keeps, every
-   loop order, every tile of any size at every node and every spread is priced; the gap is how much
-   the mapper's objective exceeds the least (negative: the enumeration lacks what the mapper has).
-2. Time and gap certificate on operators of real networks, on two-level, Eyeriss-like and
-   Gemmini-like machines; time and rows of their staircases.
+1. Rates of the compiled kernels: boxes bounded, mappings priced from scratch.
+2. Optimal solves: the slowest of a grid of capacities, proved, tables warm, beside what AccelForge
+   needed (recorded CPU seconds; it starts from nothing for each capacity).
+3. Whole networks, every table made anew (each in a process of its own, kernels compiled), on the
+   NVDLA of AccelForge; ResNet-18 on ZigZag's tpu_like beside ZigZag, run here.
+4. A random search over the mapper's own templates, in as much time and in a second: how far from
+   the optimum it stays.
+5. Staircases of operators over fan-out shapes and two capacities.
 
     python benchmarks/mapper.py [--quick] [-o benchmarks/results/mapper.json]
+
+All times are CPU seconds of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
+import json
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from peers import live, recorded, zigzag_ours
 
 from hwopt.files import write_json
-from hwopt.hardware.accelerator import ROLES, Accelerator, Compute, Fanout, FanoutDim, Memory
-from hwopt.hardware.conventions import NATIVE
+from hwopt.frontend.capture import trace
+from hwopt.hardware.accelerator import ROLES, Accelerator, Fanout, Memory
+from hwopt.hardware.conventions import ACCELFORGE, NATIVE, Conventions
 from hwopt.hardware.library import load
-from hwopt.ir.access import Axis, parse_access
-from hwopt.mapping.analysis import OBJECTIVES, Objective, leakage_watts
-from hwopt.mapping.best import best_mapping
-from hwopt.mapping.mapping import Keep, Loop, Mapping, Spread
-from hwopt.mapping.plan import above, make_plan, structure
-from hwopt.mapping.problem import Operand, Problem, normalise
+from hwopt.ir.program import Constraint
+from hwopt.mapping.analysis import OBJECTIVES
+from hwopt.mapping.best import best_mapping, grove_of, machine_arrays
+from hwopt.mapping.chains import Factors
+from hwopt.mapping.mapping import Keep, Mapping
+from hwopt.mapping.problem import Problem, normalise, problems_of
+from hwopt.mapping.scratch import price_mappings
+from hwopt.mapping.search import solve
+from hwopt.mapping.space import skeleton
 from hwopt.mapping.staircase import staircase
-from hwopt.mapping.sums import plain_batch
+from hwopt.mapping.template import templates
+from hwopt.validation.accelforge_arch import read_architectures
+from hwopt.validation.accelforge_workload import workload
+
+REFERENCE = Path(__file__).parent / "reference"
+KIB = [8 * 2 ** (step / 2) for step in range(16)]
+"""Capacities of the global buffer: 8 KiB to 1.45 MiB in steps of the square root of 2."""
+Row = dict[str, Any]
 
 
-def matmul(m: int, k: int, n: int) -> Problem:
-    """Input (m, k) x weight (k, n) -> output (m, n), 8 bits."""
-    return Problem(
-        (Axis("m", m), Axis("k", k), Axis("n", n)),
-        (
-            Operand("input", parse_access("m", "k"), (m, k), 8),
-            Operand("weight", parse_access("k", "n"), (k, n), 8),
-            Operand("output", parse_access("m", "n"), (m, n), 8),
-        ),
-    )
+def operator(name: str, **parameters: int) -> Problem:
+    """One operator as AccelForge's rows name it."""
+    return normalise(workload(name, parameters).problems[0][0])
 
 
-def convolution(
-    c: int, k: int, p: int, r: int, stride: int = 1, *, depthwise: bool = False
-) -> Problem:
-    """A square convolution with padding r // 2, 8 bits."""
-    pad, height = r // 2, p * stride
-    rows, columns = f"{stride}*p + r - {pad}", f"{stride}*q + s - {pad}"
-    channels = {"c": c} if depthwise else {"k": k, "c": c}
-    names = {**channels, "p": p, "q": p, "r": r, "s": r}
-    weight = ["c", "r", "s"] if depthwise else ["k", "c", "r", "s"]
-    output = ["c" if depthwise else "k", "p", "q"]
-    return normalise(
-        Problem(
-            tuple(Axis(name, size) for name, size in names.items()),
-            (
-                Operand(
-                    "input", parse_access("c", rows, columns, fill=0.0), (c, height, height), 8
-                ),
-                Operand("weight", parse_access(*weight), tuple(names[a] for a in weight), 8),
-                Operand("output", parse_access(*output), tuple(names[a] for a in output), 8),
-            ),
-        )
-    )
+def matmul(size: int) -> Problem:
+    """A square product, 8 bits."""
+    return operator("matmuls", N_EINSUMS=1, M=size, KN=size)
 
 
-def small_machine(capacity: float, lanes: int) -> Accelerator:
-    """DRAM, one shared buffer, one fan-out."""
-    return Accelerator(
-        name="small",
-        clock_hz=1e9,
-        levels=(
-            Memory(
-                name="DRAM", bytes_per_s=2e9, read_joules_per_byte=64e-12,
-                write_joules_per_byte=64e-12,
-            ),
-            Memory(
-                name="GLB", capacity_bytes=capacity, bytes_per_s=16e9,
-                read_joules_per_byte=2e-12, write_joules_per_byte=2e-12,
-            ),
-            Fanout(name="PE", dims=(FanoutDim(name="x", size=lanes),)),
-        ),
-        compute=Compute(joules_per_mac=1e-12),
+def accelforge(name: str, problem: Problem) -> Accelerator:
+    """A machine of AccelForge; an axis spreads only where all that share its data take part."""
+    return read_architectures(REFERENCE / "accelforge_arches.json")[name].machine(
+        problem
+    ).accelerator.resolved()  # fmt: skip
+
+
+def sized(accelerator: Accelerator, memory: str, kib: float) -> Accelerator:
+    """The machine with another capacity."""
+    levels = tuple(
+        level.model_copy(update={"capacity_bytes": round(kib * 1024)})
+        if isinstance(level, Memory) and level.name == memory else level
+        for level in accelerator.levels
     )  # fmt: skip
+    return accelerator.model_copy(update={"levels": levels})
 
 
-def chains(size: int, lanes: int) -> np.ndarray:
-    """Every chain of three temporal tiles and a spatial one, any integers."""
-    found = [
-        (a, b, c, d, 1)
-        for a in range(1, size + 1)
-        for b in range(1, a + 1)
-        for c in range(1, b + 1)
-        for d in range(1, c + 1)
-        if -(-c // d) <= lanes
-    ]
-    return np.array(found, dtype=np.int64)
+def timed(function: Any, *, least: float = 0.3) -> tuple[Any, float]:
+    """A result and the CPU seconds of the fastest of several calls."""
+    best, spent, result = np.inf, 0.0, None
+    while spent < least:
+        start = time.process_time()
+        result = function()
+        took = time.process_time() - start
+        best, spent = min(best, took), spent + max(took, 1e-6)
+    return result, best
 
 
-def exhaustive(problem: Problem, machine: Accelerator) -> dict[str, float]:
-    """The least latency, energy and EDP over the whole mapspace, by vectorised enumeration."""
-    lanes = machine.fanouts[0].size
-    names = tuple(problem.sizes)
-    tables = [chains(problem.sizes[name], lanes) for name in names]
-    best = dict.fromkeys(OBJECTIVES, math.inf)
-    for order, loops in itertools.product(
-        itertools.permutations(ROLES), itertools.permutations(names)
-    ):
-        nodes: list[Keep | Loop | Spread] = [Keep("DRAM", ROLES)]
-        for role in order:
-            nodes += [*(Loop(axis, 1) for axis in loops), Keep("GLB", (role,))]
-        nodes += [Spread("PE", "x", axis, 1) for axis in loops]
-        nodes += [Loop(axis, 1) for axis in loops]
-        rows = _rows(problem, machine, Mapping(tuple(nodes)), names, tables)
-        for seconds, joules in rows:
-            keys = {"latency": seconds, "energy": joules, "edp": seconds * joules}
-            for name in OBJECTIVES:
-                best[name] = min(best[name], float(keys[name].min()))
-    return best
+def sample(problem: Problem, mapping: Mapping, rows: int, seed: int, *, perfect: bool) -> Any:
+    """Random nested tiles: prime factors dealt to loops at random, or tiles of any size."""
+    rng = np.random.default_rng(seed)
+    tiles = np.ones((rows, len(mapping.nodes)), np.int64)
+    for axis, size in problem.sizes.items():
+        own = [n for n, node in enumerate(mapping.nodes)
+               if not isinstance(node, Keep) and node.axis == axis]  # fmt: skip
+        if not perfect:
+            extent = np.full(rows, size)
+            for n in own[:-1]:
+                tiles[:, n] = extent = np.maximum(1, extent ** rng.random(rows)).astype(np.int64)
+            continue
+        trips = np.ones((rows, len(own)), np.int64)
+        rest, prime = size, 2
+        while rest > 1:
+            while rest % prime == 0:
+                trips[np.arange(rows), rng.integers(0, len(own), rows)] *= prime
+                rest //= prime
+            prime += 1
+        tiles[:, own] = size // np.cumprod(trips, axis=1)
+    return tiles
 
 
-def _rows(
-    problem: Problem, machine: Accelerator, mapping: Mapping, names: tuple[str, ...],
-    tables: list[np.ndarray],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-    """Seconds and joules of all combinations of chains of one template, in slices."""
-    plan = make_plan(problem, structure(mapping, machine), above(machine), NATIVE)
-    values = {}
-    for number, factor in enumerate(plan.factors):
-        table = tables[names.index(factor.axes[0])]
-        place = {node: i for i, node in enumerate(plan.slots[factor.axes[0]])}
-        out = np.zeros((4, len(table)), np.int64)
-        tiles = np.ascontiguousarray(table[:, [place[node] for node in factor.nodes[0]]])
-        size = problem.sizes[factor.axes[0]]
-        plain_batch(np.array(factor.kinds[0], np.int64), tiles, np.full(len(table), size), out)
-        if factor.group is None:
-            out[0], out[1], out[3] = out[2], out[2], 1
-        values[number] = out.astype(np.float64)
-    copies = [-(-table[:, 2] // table[:, 3]).astype(float) for table in tables]
-    for first in range(len(tables[0])):
-        shape = (len(tables[1]), len(tables[2]))
-
-        def of(number: int, column: int, first: int = first) -> np.ndarray:
-            axis = names.index(plan.factors[number].axes[0])
-            value = values[number][column]
-            return value[first] if axis == 0 else value[:, None] if axis == 1 else value[None, :]
-
-        used = copies[0][first] * copies[1][:, None] * copies[2][None, :]
-        terms = []
-        for term in plan.terms:
-            wanted, kept = np.ones(shape), np.ones(shape)
-            for number in term.factors:
-                wanted, kept = wanted * of(number, 0), kept * of(number, 1)
-            terms.append(wanted if term.whole else wanted - kept)
-        yield _prices(problem, machine, plan, terms, of, used)
-
-
-def _prices(problem, machine, plan, terms, of, used):
-    column = dict.fromkeys(
-        ((m.name, way) for m in machine.memories for way in ("total_read", "total_write")), 0.0
-    )
-    for (memory, _, way), form in plan.columns.items():
-        if way.startswith("total"):
-            column[memory, way] = column[memory, way] + sum(c * terms[t] for t, c in form.items())
-    footprint = np.zeros_like(used)
-    for (memory, _), factors in plan.footprints.items():
-        if memory == "GLB":
-            size = np.ones_like(used)
-            for number in factors:
-                size = size * of(number, 3)
-            footprint += size
-    seconds = terms[plan.steps] / machine.clock_hz
-    joules = problem.points * machine.compute.joules_per_mac
-    for memory in machine.memories:
-        read, write = column[memory.name, "total_read"], column[memory.name, "total_write"]
-        seconds = np.maximum(seconds, (read + write) / memory.bytes_per_s)
-        joules = joules + read * memory.read_joules_per_byte + write * memory.write_joules_per_byte
-    joules = joules + leakage_watts(machine) * seconds
-    bad = (footprint > machine.level("GLB").usable_bytes) | (used > machine.fanouts[0].size)
-    return np.where(bad, np.inf, seconds), np.where(bad, np.inf, joules)
-
-
-def gaps(*, quick: bool) -> list[dict[str, object]]:
+def rates(*, quick: bool) -> list[Row]:
     """Part 1."""
-    sizes = [(2, 3, 4), (4, 4, 4), (5, 3, 2)] if quick else [
-        (2, 3, 4), (4, 4, 4), (5, 3, 2), (5, 5, 5), (6, 4, 5), (7, 2, 6), (1, 8, 6),
-    ]  # fmt: skip
-    found: list[dict[str, object]] = []
-    for size, capacity, lanes in itertools.product(sizes, (4, 10, 30), (1, 3)):
-        problem, machine = matmul(*size), small_machine(capacity, lanes)
-        least = exhaustive(problem, machine)
-        for objective in OBJECTIVES:
-            best = best_mapping(normalise(problem), machine, objective=objective)
-            value = {"latency": best.seconds, "energy": best.joules,
-                     "edp": best.seconds * best.joules}[objective]  # fmt: skip
+    found = []
+    for machine, problem in (("nvdla", operator("conv3x3_64_56")), ("eyeriss", matmul(4096))):
+        accelerator = load(machine).resolved()
+        grove = grove_of(problem, skeleton(accelerator), Constraint(), NATIVE, (), "perfect")
+        assert grove is not None
+        arrays = machine_arrays(accelerator, problem.points)
+        for place, objective in enumerate(OBJECTIVES):
+
+            def run(
+                place: int = place, grove: Any = grove, arrays: Any = arrays,
+                points: float = float(problem.points),
+            ) -> int:  # fmt: skip
+                best, rows = np.full(3, np.inf), np.zeros(1 + len(grove.spaces[0].parts), np.int64)
+                return int(solve(grove.forest, points, *arrays, place, best, rows, 1 << 30)[0])
+
+            run()
+            boxes, seconds = timed(run, least=0.2 if quick else 2)
             found.append({
-                "sizes": list(size), "capacity_bytes": capacity, "lanes": lanes,
-                "objective": objective, "gap": value / least[objective] - 1,
-                "exhausted": best.certificate.exhausted,
+                "kernel": f"boxes bounded, {machine}, {objective}", "count": boxes,
+                "per_second": boxes / seconds,
             })  # fmt: skip
+    problem, count = matmul(1024), 20_000 if quick else 400_000
+    accelerator = accelforge("nvdla", problem)
+    for perfect in (True, False):
+        speeds = []
+        for number, template in enumerate(
+            templates(problem, accelerator, Constraint(), {}, NATIVE)[: 3 if quick else 12]
+        ):
+            mapping = Mapping(template.nodes)
+            tiles = sample(problem, mapping, count, number, perfect=perfect)
+            _, seconds = timed(
+                lambda m=mapping, t=tiles: price_mappings(problem, m, accelerator, t)
+            )
+            speeds.append(count / seconds)
+        kind = "perfect factors" if perfect else "edge tiles"
+        found.append({
+            "kernel": f"mappings from scratch, matmul 1024, {kind}", "count": count,
+            "per_second": statistics.median(speeds), "slowest_template": min(speeds),
+        })  # fmt: skip
     return found
 
 
-def speeds(*, quick: bool) -> list[dict[str, object]]:
+def solves(*, quick: bool) -> list[Row]:
     """Part 2."""
-    cases = {
-        "matmul 1024": matmul(1024, 1024, 1024),
-        "matmul 4096": matmul(4096, 4096, 4096),
-        "matvec 4096": normalise(matmul(1, 4096, 4096)),
-        "conv 1x1 256-64, 56": convolution(256, 64, 56, 1),
-        "conv 3x3 64-64, 56": convolution(64, 64, 56, 3),
-        "conv 7x7 3-64, 112, stride 2": convolution(3, 64, 112, 7, 2),
-        "depthwise 3x3 192, 28": convolution(192, 192, 28, 3, depthwise=True),
-    }
-    found: list[dict[str, object]] = []
-    for name in ("nvdla", "gemmini") if quick else ("nvdla", "gemmini", "eyeriss", "simba", "a100"):
-        machine = load(name).resolved()
-        grid = {m.name: [m.usable_bytes / 2, m.usable_bytes] for m in machine.memories[1:]}
-        for case, problem in cases.items():
-            objective: Objective = "latency"
-            start = time.perf_counter()
-            best_mapping(problem, machine, objective=objective)
-            cold = time.perf_counter() - start
-            start = time.perf_counter()
-            best = best_mapping(problem, machine, objective=objective)
-            warm = time.perf_counter() - start
-            start = time.perf_counter()
-            steps = staircase(problem, machine, grid, cache=False)
-            stairs = time.perf_counter() - start
-            price = steps.best(machine, objective)[1]
+    cases: list[tuple[str, str, Problem, Conventions, Factors]] = []
+    for name, problem in (
+        ("matmul 1024", matmul(1024)), ("matmul 4096", matmul(4096)),
+        ("conv3x3_64_56", operator("conv3x3_64_56")),
+    ):  # fmt: skip
+        for machine in ("nvdla", "eyeriss"):
+            cases += [(name, machine, problem, c, "perfect") for c in (ACCELFORGE, NATIVE)]
+        cases.append((name, "nvdla", problem, NATIVE, "any"))
+    peers = {(row.workload, row.machine, row.objective): row.cpu_seconds
+             for row in recorded.peer_rows() if row.peer == "AccelForge"}  # fmt: skip
+    found = []
+    for name, machine, problem, conventions, factors in cases:
+        if quick and (factors == "any" or conventions == NATIVE):
+            continue
+        accelerator = accelforge(machine, problem)
+        buffer = accelerator.memories[1].name
+        for objective in ("energy", "latency"):
+            results = []
+            for kib in KIB[:: 5 if quick else 1]:
+                one = sized(accelerator, buffer, kib)
+
+                run = partial(
+                    best_mapping, problem, one, objective=objective, conventions=conventions,
+                    factors=factors,
+                )  # fmt: skip
+                run()
+                best, seconds = timed(run, least=0.02)
+                results.append((seconds, kib, best.certificate.boxes, best.certificate.gap))
+            slowest = max(results)
             found.append({
-                "machine": name, "operator": case, "cold_seconds": cold, "warm_seconds": warm,
-                "certified_gap": best.certificate.gap, "boxes": best.certificate.boxes,
-                "utilisation": problem.points / machine.peak_macs_per_s / best.seconds,
-                "staircase_seconds": stairs, "staircase_rows": len(steps),
-                "staircase_over_best": price.seconds / best.seconds,
+                "operator": name, "machine": machine, "conventions": conventions.name,
+                "factors": factors, "objective": objective, "capacities": len(results),
+                "slowest_ms": slowest[0] * 1e3, "at_kib": slowest[1], "boxes": slowest[2],
+                "median_ms": statistics.median(r[0] for r in results) * 1e3,
+                "largest_gap": max(r[3] for r in results),
+                "accelforge_seconds": peers.get((name, machine, objective)),
             })  # fmt: skip
     return found
+
+
+def network(name: str) -> Row:
+    """One network on NVDLA, nothing remembered but compiled code (see `main`)."""
+    if name.startswith("gpt3"):
+        parts = workload(name, {"BATCH_SIZE": 1, "N_NEW_TOKENS": 2048}).problems
+        problems = Counter({normalise(problem): 0 for problem, _ in parts})
+        for problem, count in parts:
+            problems[normalise(problem)] += count
+    else:
+        graph, bits = trace(name, batch=1), dict.fromkeys(ROLES, 8)
+        problems = Counter(p for op in graph.ops if op.macs for p in problems_of(op, graph, bits))
+    compiled = load("gemmini").resolved()
+    for small in ("conv3x3_4_6", "conv1x1s2_4_4_6", "dw3x3_4_6"):
+        best_mapping(operator(small), compiled, factors="perfect")
+    best_mapping(matmul(4), compiled, factors="perfect")
+    machines = {problem: accelforge("nvdla", problem) for problem in problems}
+    start = time.process_time()
+    found = {
+        problem: best_mapping(problem, machines[problem], objective="energy", factors="perfect")
+        for problem in problems
+    }
+    cold = time.process_time() - start
+    start = time.process_time()
+    for problem in problems:
+        best_mapping(problem, machines[problem], objective="energy", factors="perfect")
+    return {
+        "network": name, "operators": problems.total(), "different": len(problems),
+        "cold_seconds": cold, "warm_seconds": time.process_time() - start,
+        "joules": sum(n * found[p].joules for p, n in problems.items()),
+        "seconds": sum(n * found[p].seconds for p, n in problems.items()),
+        "largest_gap": max(best.certificate.gap for best in found.values()),
+    }  # fmt: skip
+
+
+def networks(*, quick: bool) -> list[Row]:
+    """Part 3, ours: each network in a process of its own."""
+    peers = {row.workload: row.cpu_seconds for row in recorded.peer_rows()
+             if row.peer == "AccelForge" and row.machine == "nvdla"}  # fmt: skip
+    found = []
+    for name in ("resnet18",) if quick else ("resnet18", "resnet50", "gpt3_6.7B"):
+        done = subprocess.run(
+            [sys.executable, __file__, "--network", name], check=True, stdout=subprocess.PIPE
+        )
+        found.append(json.loads(done.stdout) | {"accelforge_seconds": peers.get(name)})
+    return found
+
+
+def zigzag(*, quick: bool) -> Row:
+    """Part 3, beside ZigZag: ResNet-18 on tpu_like, by ZigZag's accounting."""
+    zigzag_ours.network("alexnet")
+    row: Row = {"ours": zigzag_ours.network("resnet18")}
+    theirs = None if quick else live.zigzag("resnet18", "EDP")
+    if theirs is None:
+        row["note"] = "not run in a quick check" if quick else live.HOW
+    else:
+        row["theirs"] = {key: theirs[key] for key in (
+            "version", "cpu_seconds", "latency_cycles", "energy_pj", "evaluations")}  # fmt: skip
+    return row
+
+
+def random_search(*, quick: bool) -> list[Row]:
+    """Part 4: energy of the best of random mappings over that of the optimum."""
+    found = []
+    for size in (1024,) if quick else (1024, 4096):
+        problem = matmul(size)
+        accelerator = accelforge("nvdla", problem)
+
+        run = partial(best_mapping, problem, accelerator, objective="energy", factors="perfect")
+        run()
+        best, optimal = timed(run)
+        orders = [
+            Mapping(t.nodes) for t in templates(problem, accelerator, Constraint(), {}, NATIVE)
+        ]
+        price_mappings(
+            problem, orders[0], accelerator, sample(problem, orders[0], 9, 0, perfect=True)
+        )
+        for budget in (optimal, 0.1 if quick else 1.0):
+            spent, count, least, turn = 0.0, 0, np.inf, 0
+            while spent < budget:
+                mapping = orders[turn % len(orders)]
+                tiles = sample(problem, mapping, 2_000, turn, perfect=True)
+                start = time.process_time()
+                prices = price_mappings(problem, mapping, accelerator, tiles)
+                spent += time.process_time() - start
+                least, count, turn = min(least, prices[:, 1].min()), count + len(tiles), turn + 1
+            found.append({
+                "operator": f"matmul {size}", "random_seconds": budget, "mappings": count,
+                "over_optimum": least / best.joules, "optimal_seconds": optimal,
+            })  # fmt: skip
+    return found
+
+
+def stairs(*, quick: bool) -> list[Row]:
+    """Part 5: shapes of NVDLA's array, sizes of its buffer and of each unit's registers."""
+    base = load("nvdla").resolved()
+    buffer, register = base.memories[1], base.memories[-1]
+    assert buffer.capacity_bytes is not None
+    grid = {
+        buffer.name: [kib * 1024 * buffer.usable_bytes / buffer.capacity_bytes
+                      for kib in (16, 32, 64, 128, 256, 512, 1024, 2048)],
+        register.name: [register.usable_bytes * n for n in (1, 2, 4, 8, 16, 32, 64, 128)],
+    }  # fmt: skip
+    sides = (8, 64) if quick else (4, 8, 12, 16, 24, 32, 48, 64)
+    cases = {
+        "conv3x3_64_56": operator("conv3x3_64_56"), "matmul 1024": matmul(1024),
+        "conv1x1s2_1024_2048_7": operator("conv1x1s2_1024_2048_7"),
+    }  # fmt: skip
+    staircase(matmul(4), base, grid, factors="perfect", cache=False)  # compiles
+    found = []
+    for name, problem in cases.items():
+        times, rows, gaps = [], [], []
+        for x in sides:
+            for y in sides:
+                shaped = reshaped(base, (x, y))
+                start = time.process_time()
+                steps = staircase(problem, shaped, grid, factors="perfect", cache=False)
+                times.append(time.process_time() - start)
+                rows.append(len(steps))
+                gaps.append(steps.gap)
+        found.append({
+            "operator": name, "shapes": len(times), "cold_ms": statistics.median(times) * 1e3,
+            "slowest_ms": max(times) * 1e3, "rows": statistics.median(rows),
+            "largest_gap": max(gaps),
+        })  # fmt: skip
+    return found
+
+
+def reshaped(accelerator: Accelerator, sides: tuple[int, ...]) -> Accelerator:
+    """The machine with other sizes of its first fan-out's dimensions."""
+    levels = []
+    for level in accelerator.levels:
+        if isinstance(level, Fanout) and level is accelerator.fanouts[0]:
+            dims = tuple(
+                dim.model_copy(update={"size": side})
+                for dim, side in zip(level.dims, sides, strict=False)
+            )
+            level = level.model_copy(update={"dims": dims})
+        levels.append(level)
+    return accelerator.model_copy(update={"levels": tuple(levels)})
+
+
+def table(title: str, rows: list[Row]) -> None:
+    """Print rows of equal keys."""
+    print(f"\n{title}")
+    if not rows:
+        return
+    cells = [[_cell(row.get(key)) for key in rows[0]] for row in rows]
+    widths = [max(len(key), *(len(line[n]) for line in cells)) for n, key in enumerate(rows[0])]
+    for line in ([*rows[0]], *cells):
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
-    """Print both tables and write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true")
+    """Print all tables and write them as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small part of each table")
+    parser.add_argument("--network", help="print one row of the networks and nothing else")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/mapper.json"))
     options = parser.parse_args()
-    small = gaps(quick=options.quick)
-    worst = [float(str(row["gap"])) for row in small]
-    print(f"gap to exhaustive enumeration, {len(small)} cases: "
-          f"largest {max(worst):.2%}, mean {sum(worst) / len(worst):.2%}, "
-          f"equal or better {sum(gap <= 1e-12 for gap in worst)}")  # fmt: skip
-    large = speeds(quick=options.quick)
-    print(f"{'machine':8} {'operator':30} {'cold s':>7} {'warm ms':>8} {'gap':>6} {'util':>5} "
-          f"{'stairs s':>8} {'rows':>5} {'/best':>6}")  # fmt: skip
-    for row in large:
-        print(
-            f"{row['machine']:8} {row['operator']:30} {row['cold_seconds']:7.2f} "
-            f"{float(str(row['warm_seconds'])) * 1e3:8.0f} {row['certified_gap']:6.1%} "
-            f"{row['utilisation']:5.2f} {row['staircase_seconds']:8.2f} "
-            f"{row['staircase_rows']:5} {row['staircase_over_best']:6.3f}"
-        )
-    write_json(options.output, {"gap_to_exhaustive": small, "speed": large})
+    if options.network:
+        print(json.dumps(network(options.network)))
+        return
+    results: dict[str, Any] = {}
+    for key, part in (
+        ("rates", rates), ("solves", solves), ("networks", networks),
+        ("random_search", random_search), ("staircases", stairs),
+    ):  # fmt: skip
+        results[key] = part(quick=options.quick)
+        table(key, results[key])
+    results["zigzag"] = zigzag(quick=options.quick)
+    table("resnet18 on tpu_like", [
+        {"mapper": who, **{key: row[key] for key in ("cpu_seconds", "latency_cycles", "energy_pj")}}
+        for who, row in results["zigzag"].items() if isinstance(row, dict)
+    ])  # fmt: skip
+    print(results["zigzag"].get("note", ""))
+    write_json(options.output, results)
 
 
 if __name__ == "__main__":
