@@ -5,7 +5,7 @@ optimum is `best`'s. Tiles along an axis are counted by size class: a tile cuts 
 ones and a rest, so that a depth has a few classes. Counts that begin alike share the walk: the ways
 of counting (`chains.COUNT` each tile of a slot, `FIRST` the first alone) form a tree per axis, and
 of that tree only what a mapping needs is walked. Where every tile divides the one around it, all
-counts are products of trips, and are multiplied side by side.
+counts are products of trips. Mappings are taken in blocks, side by side.
 
 Loops that take one trip are as if absent. So, where fetches are hoisted, how many loops a keep's
 fetches repeat for depends on the tiles: on the innermost loop above the keep that takes several
@@ -37,6 +37,8 @@ from hwopt.mapping.traffic import analyse, check_size
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+BLOCK = 16
+"""Mappings that are taken side by side."""
 _UNIT = "1"
 """An axis of one point, walked by the innermost loop: sets what the compute units fetch apart."""
 
@@ -103,8 +105,10 @@ class _Recipe(NamedTuple):
     `forms[ends[i] : ends[i + 1]]` = (term, bits). `constant` bits per memory. `ports`, `machine`:
     the numbers of `analysis.price`.
 
-    `trips[i, n, j]`, where all tiles divide: whether the trips of node `n` are part of product `j`
-    (`i` 0), are if a loop further in that indexes the operand takes several (1), are of such (2).
+    Where all tiles divide, product `j` multiplies the `trips[starts[j] : starts[j + 1]]`: of a
+    node, or (beyond the nodes) of a loop inside a hoist, which counts if a loop further in that
+    indexes the operand takes several trips. `moves`, by hoist from the inside out = node (-1: the
+    next hoist), place of its trips beyond the nodes or -1 for a loop that indexes the operand.
     """
 
     sizes: Ints
@@ -125,7 +129,9 @@ class _Recipe(NamedTuple):
     constant: Floats
     ports: Floats
     machine: Floats
-    trips: Floats
+    starts: Ints
+    trips: Ints
+    moves: Ints
 
 
 @dataclass
@@ -141,7 +147,9 @@ class _Builder:
     hoists: dict[tuple[int, ...], int] = field(default_factory=dict)
     begin: list[int] = field(default_factory=lambda: [0])
     factors: list[int] = field(default_factory=list)
-    trips: list[Floats] = field(default_factory=list)
+    starts: list[int] = field(default_factory=lambda: [0])
+    trips: list[int] = field(default_factory=list)
+    moving: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def product(self, factors: tuple[int, ...], nodes: int, hoist: tuple[int, ...] | None) -> None:
         """A term or a footprint; `hoist` as in `_Recipe.hoists`."""
@@ -149,20 +157,33 @@ class _Builder:
         number = -1 if hoist is None else self.hoists.setdefault(hoist, len(self.hoists))
         self.factors += [self.column(factor, number) for factor in own]
         self.begin.append(len(self.factors))
-        trips = np.zeros((3, nodes))
         for factor in own:
-            axis = factor.axes[0]
             kinds = dict(zip(factor.nodes[0], factor.kinds[0], strict=True))
-            for node in self.plan.slots[axis] if factor.group else factor.nodes[0]:
-                moving = factor.group is None and hoist is not None and node in self.loops
-                if node < nodes and kinds.get(node) != ORIGIN:
-                    trips[1 if moving else 0, node] = 1.0
-        if hoist is not None:
-            for axis, relevant in zip(self.axes, hoist[1:], strict=True):
-                for node in self.plan.slots[axis]:
-                    if relevant and node in self.loops and node < hoist[0]:
-                        trips[2, node] = 1.0
-        self.trips.append(trips)
+            for node in self.plan.slots[factor.axes[0]] if factor.group else factor.nodes[0]:
+                if node >= nodes or kinds.get(node) == ORIGIN:
+                    continue
+                if factor.group is None and hoist is not None and node in self.loops:
+                    place = self.moving.setdefault((number, node), len(self.moving))
+                    self.trips.append(nodes + place)
+                else:
+                    self.trips.append(node)
+        self.starts.append(len(self.trips))
+
+    def moves(self) -> list[tuple[int, int]]:
+        """As in `_Recipe`."""
+        found = list[tuple[int, int]]()
+        for number, (child, *relevant) in enumerate(self.hoists):
+            indexed = {
+                n for axis, one in zip(self.axes, relevant, strict=True) if one
+                for n in self.plan.slots[axis]
+            }  # fmt: skip
+            for node in sorted(self.loops, reverse=True):
+                if node < child and node in indexed:
+                    found.append((node, -1))
+                elif (number, node) in self.moving:
+                    found.append((node, self.moving[number, node]))
+            found.append((-1, -1))
+        return found
 
     def column(self, factor: Factor, hoist: int) -> int:
         """A factor of one axis, where the loops inside a hoist count once."""
@@ -249,9 +270,6 @@ def _pack(
     ends = np.cumsum([0, *(len(total) for total in sums)])
     forms = [pair for total in sums for pair in total.items()]
     most = max(len(row) for row in build.variants)
-    count = len(build.trips)
-    trips = np.zeros((3, len(mapping.nodes), 4 * -(-count // 4)))
-    trips[:, :, :count] = np.moveaxis(np.array(build.trips), 0, 2)
     ports = [
         (m.usable_bytes, *(math.inf if p is None else p for p in (
             m.read_bytes_per_s, m.write_bytes_per_s, m.bytes_per_s)),
@@ -273,7 +291,8 @@ def _pack(
             accelerator.clock_hz, accelerator.fill_cycles / accelerator.clock_hz,
             problem.points * (accelerator.compute.joules_per_mac or 0.0),
             leakage_watts(accelerator),
-        ]), trips,
+        ]), np.array(build.starts, np.int64), np.array(build.trips, np.int64),
+        np.array(build.moves(), np.int64).reshape(-1, 2),
     )  # fmt: skip
 
 
@@ -285,73 +304,88 @@ def _prices(recipe: Any, tiles: Any, out: Any) -> int:  # noqa: C901 - one compi
     sizes, nodes, cuts, rooms = recipe.sizes, recipe.nodes, recipe.cuts, recipe.rooms
     steps, column, variant, hoists = recipe.steps, recipe.column, recipe.variant, recipe.hoists
     begin, factors, forms, ends = recipe.begin, recipe.factors, recipe.forms, recipe.ends
-    homes, bits, constant, trips = recipe.homes, recipe.bits, recipe.constant, recipe.trips
-    ports, machine, points = recipe.ports, recipe.machine, recipe.walked
-    axes, count, memories, terms = sizes.size, nodes.shape[0], ports.shape[0], begin.size - 1
-    width, terms = trips.shape[2], terms - homes.size
-    extent, used = np.zeros(axes), np.zeros(rooms.size)
-    outer, full, rest = np.zeros(count + 1), np.zeros(count + 1), np.zeros(count + 1)
+    homes, bits, constant, machine = recipe.homes, recipe.bits, recipe.constant, recipe.machine
+    starts, trips, moves, ports = recipe.starts, recipe.trips, recipe.moves, recipe.ports
+    axes, count, memories = sizes.size, nodes.shape[0], ports.shape[0]
+    products = begin.size - 1
+    terms = products - homes.size
+    # side by side
+    extent, used = np.zeros((axes, BLOCK)), np.zeros((rooms.size, BLOCK))
+    outer, rest = np.zeros((count, BLOCK)), np.zeros((count, BLOCK))
+    full = np.ones((count + trips.size, BLOCK))
+    seen, edges, fits = np.zeros(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
+    product, filled = np.ones((products, BLOCK)), np.zeros((memories, BLOCK))
+    traffic, nested = np.zeros((4, BLOCK)), np.zeros(BLOCK)
+    seconds, joules = np.zeros(BLOCK), np.zeros(BLOCK)
+    # one by one
     inner = np.zeros(hoists.shape[0], np.int64)
     walked, same = np.full(steps.shape[0], -1, np.int64), np.arange(steps.shape[0])
     extents, classes = np.zeros((steps.shape[0], count + 3)), np.ones(steps.shape[0], np.int64)
     copies = np.zeros((steps.shape[0], count + 3))
     path, value = np.zeros(count + 2, np.int64), np.zeros(column.shape[0])
-    traffic, filled = np.zeros(4 * memories), np.zeros(memories)
-    product, seen, fixed = np.ones(width), np.ones(width), np.ones(width)
-    for j in range(width):  # products that no hoist concerns
-        for n in range(count):
-            if trips[2, n, j] > 0.0 or trips[1, n, j] > 0.0:
-                fixed[j] = 0.0
     for i in range(steps.shape[0]):
         if steps[i, 0] < 0:
             extents[i, 0], copies[i, 0] = sizes[steps[i, 1]], 1.0
-    for row in range(tiles.shape[0]):
+    for start in range(0, tiles.shape[0], BLOCK):
+        here = min(BLOCK, tiles.shape[0] - start)
         for a in range(axes):
-            extent[a] = sizes[a]
-        for d in range(rooms.size):
-            used[d] = 1.0
-        edges, fits, nested = 0.0, True, True
+            for r in range(BLOCK):
+                extent[a, r] = sizes[a]
+        used[:] = 1.0
+        edges[:], fits[:], nested[:] = 0.0, 1.0, 1.0
         for n in range(count):
-            a = nodes[n, 0]
-            full[n], rest[n] = 1.0, 0.0
-            if a >= 0:
-                t, e = float(tiles[row, n]), extent[a]
-                nested = nested and 0.0 < t <= e
+            a, d = nodes[n, 0], nodes[n, 1]
+            if a < 0:
+                continue
+            for r in range(here):
+                rest[n, r] = tiles[start + r, n]
+            for r in range(BLOCK):
+                t, e = rest[n, r] if r < here else 1.0, extent[a, r]
                 q = np.floor(e / t)
-                full[n], outer[n] = q, e
-                rest[n] = e - q * t
-                edges += rest[n]
-                extent[a] = t
-                d = nodes[n, 1]
-                if d >= 0:
-                    used[d] *= q + (1.0 if rest[n] > 0.0 else 0.0)
-                    fits = fits and used[d] <= rooms[d]
+                full[n, r], outer[n, r], rest[n, r] = q, e, e - q * t
+                nested[r] = nested[r] if 1.0 <= t <= e else 0.0
+                extent[a, r] = t
+            for r in range(BLOCK):
+                edges[r] += rest[n, r]
+            if d >= 0:
+                for r in range(BLOCK):
+                    used[d, r] *= full[n, r] + (1.0 if rest[n, r] > 0.0 else 0.0)
         for a in range(axes):
-            nested = nested and extent[a] == 1.0
-        if not nested:
-            return row
-        if not fits:
-            continue
-        if edges == 0.0:
-            for j in range(width):
-                product[j], seen[j] = 1.0, fixed[j]
-            for n in range(count - 1, -1, -1):
-                q = full[n] - 1.0
-                if q == 0.0:
-                    continue
-                if nodes[n, 1] >= 0:
-                    for j in range(width):
-                        product[j] *= 1.0 + trips[0, n, j] * q
-                else:
-                    for j in range(width):
-                        product[j] *= 1.0 + (trips[0, n, j] + trips[1, n, j] * seen[j]) * q
-                        seen[j] = max(seen[j], trips[2, n, j])
-        else:
+            for r in range(BLOCK):
+                nested[r] = nested[r] if extent[a, r] == 1.0 else 0.0
+        for r in range(here):
+            if nested[r] == 0.0:
+                return start + r
+        for d in range(rooms.size):
+            for r in range(BLOCK):
+                fits[r] = fits[r] if used[d, r] <= rooms[d] else 0.0
+        seen[:] = 0.0
+        for i in range(moves.shape[0]):
+            n, place = moves[i, 0], moves[i, 1]
+            if n < 0:
+                seen[:] = 0.0
+            elif place < 0:
+                for r in range(BLOCK):
+                    seen[r] = 1.0 if full[n, r] > 1.0 else seen[r]
+            else:
+                for r in range(BLOCK):
+                    full[count + place, r] = 1.0 + seen[r] * (full[n, r] - 1.0)
+        for j in range(products):
+            for r in range(BLOCK):
+                product[j, r] = 1.0
+            for i in range(starts[j], starts[j + 1]):
+                n = trips[i]
+                for r in range(BLOCK):
+                    product[j, r] *= full[n, r]
+        for r in range(here):
+            if edges[r] == 0.0 or fits[r] == 0.0:
+                continue
+            row = start + r
             for h in range(inner.size):
                 inner[h] = -1
                 for n in range(hoists[h, 0]):
                     a = nodes[n, 0]
-                    loop = a >= 0 and nodes[n, 1] < 0 and tiles[row, n] < outer[n]
+                    loop = a >= 0 and nodes[n, 1] < 0 and tiles[row, n] < outer[n, r]
                     if loop and hoists[h, 1 + a] == 1:
                         inner[h] = n
             for c in range(value.size):
@@ -369,25 +403,25 @@ def _prices(recipe: Any, tiles: Any, out: Any) -> int:  # noqa: C901 - one compi
                     step = path[length]
                     walked[step] = row
                     above, n = same[steps[step, 0]], steps[step, 2]
-                    if n >= count or tiles[row, n] >= outer[n]:  # one trip
+                    if n >= count or tiles[row, n] >= outer[n, r]:  # one trip
                         same[step] = above
                         continue
                     same[step] = step
-                    t, e0, found, many = float(tiles[row, n]), outer[n], 1, 0.0
+                    t, whole, found, many = float(tiles[row, n]), outer[n, r], 1, 0.0
                     first = steps[step, 3] == FIRST
                     for i in range(classes[above]):
                         e, m = extents[above, i], copies[above, i]
-                        q, r = full[n], rest[n]
+                        q, left = full[n, r], rest[n, r]
                         if e < t:
-                            q, r = 0.0, e
+                            q, left = 0.0, e
                         elif first:
-                            q, r = 1.0, 0.0
-                        elif e != e0:
+                            q, left = 1.0, 0.0
+                        elif e != whole:
                             q = np.floor(e / t)
-                            r = e - q * t
+                            left = e - q * t
                         many += q * m
-                        if r > 0.0:
-                            extents[step, found], copies[step, found] = r, m
+                        if left > 0.0:
+                            extents[step, found], copies[step, found] = left, m
                             found += 1
                     extents[step, 0], copies[step, 0] = t, many
                     classes[step] = found
@@ -399,33 +433,40 @@ def _prices(recipe: Any, tiles: Any, out: Any) -> int:  # noqa: C901 - one compi
                     for i in range(classes[at]):
                         total += copies[at, i]
                 value[c] = total
-            for j in range(begin.size - 1):
+            for j in range(products):
                 total = 1.0
                 for i in range(begin[j], begin[j + 1]):
                     total *= value[factors[i]]
-                product[j] = total
+                product[j, r] = total
         for m in range(memories):
-            filled[m] = constant[m]
+            for r in range(BLOCK):
+                filled[m, r] = constant[m]
         for f in range(homes.size):
-            filled[homes[f]] += bits[f] * product[terms + f]
+            m, width = homes[f], float(bits[f])
+            for r in range(BLOCK):
+                filled[m, r] += width * product[terms + f, r]
         for m in range(memories):
-            fits = fits and filled[m] <= 8.0 * ports[m, 0]
-        if not fits:
-            continue
-        for i in range(traffic.size):
-            total = 0.0
-            for j in range(ends[i], ends[i + 1]):
-                total += forms[j, 1] * product[forms[j, 0]]
-            traffic[i] = total / 8.0
-        seconds, joules = product[points] / machine[0], machine[2]
+            for r in range(BLOCK):
+                fits[r] = fits[r] if filled[m, r] <= 8.0 * ports[m, 0] else 0.0
+        for r in range(BLOCK):
+            seconds[r], joules[r] = product[recipe.walked, r] / machine[0], machine[2]
         for m in range(memories):
-            for port in range(3):
-                if ports[m, 1 + port] < np.inf:
-                    moved = traffic[4 * m] if port != 1 else 0.0
-                    moved += traffic[4 * m + 1] if port != 0 else 0.0
-                    seconds = max(seconds, moved / ports[m, 1 + port])
-            joules += traffic[4 * m + 2] * ports[m, 4]
-            joules += traffic[4 * m + 3] * ports[m, 5]
-        seconds += machine[1]
-        out[row, 0], out[row, 1] = seconds, joules + machine[3] * seconds
+            for i in range(4):
+                for r in range(BLOCK):
+                    traffic[i, r] = 0.0
+                for j in range(ends[4 * m + i], ends[4 * m + i + 1]):
+                    t, weight = forms[j, 0], forms[j, 1] / 8.0
+                    for r in range(BLOCK):
+                        traffic[i, r] += weight * product[t, r]
+            read, write, both = ports[m, 1], ports[m, 2], ports[m, 3]
+            for r in range(BLOCK):
+                moved = traffic[0, r] + traffic[1, r]
+                late = max(traffic[0, r] / read, traffic[1, r] / write, moved / both)
+                seconds[r] = max(seconds[r], late)
+                joules[r] += traffic[2, r] * ports[m, 4]
+                joules[r] += traffic[3, r] * ports[m, 5]
+        for r in range(here):
+            if fits[r] == 1.0:
+                late = seconds[r] + machine[1]
+                out[start + r, 0], out[start + r, 1] = late, joules[r] + machine[3] * late
     return -1
