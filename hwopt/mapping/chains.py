@@ -108,6 +108,19 @@ def number_of_chains(size: int, free: int) -> float:
     return total
 
 
+@lru_cache(maxsize=1 << 12)
+def number_of_divisions(size: int, free: int) -> int:
+    """How many chains of divisors there are with some free slots."""
+    total, rest, prime = 1, size, 2
+    while rest > 1:
+        power = 0
+        while rest % prime == 0:
+            rest, power = rest // prime, power + 1
+        total *= math.comb(power + max(0, free), power)
+        prime = prime + 1 if prime * prime <= rest else max(prime + 1, rest)
+    return total
+
+
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _list(  # noqa: C901 - one compiled odometer
     size: int, rooms: Any, limits: Any, perfect: bool, sizes: Any, out: Any
@@ -142,7 +155,10 @@ def _list(  # noqa: C901 - one compiled odometer
         if t > limits[depth]:
             t = limits[depth]
         if perfect:
-            while t >= least and extent[depth] % t != 0:
+            while t >= least and (
+                extent[depth] % t != 0
+                or (sizes.size > 0 and sizes[min(np.searchsorted(sizes, t), sizes.size - 1)] != t)
+            ):
                 t -= 1
         elif sizes.size > 0:
             at = np.searchsorted(sizes, t, side="right") - 1

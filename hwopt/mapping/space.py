@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hwopt.hardware.accelerator import OperandRole
 from hwopt.hardware.conventions import Conventions
 from hwopt.ir.program import Constraint
-from hwopt.mapping.chains import Factors, number_of_chains
+from hwopt.mapping.chains import Factors, number_of_chains, number_of_divisions
 from hwopt.mapping.layout import (
     Layout,
     Recipe,
@@ -48,7 +48,11 @@ MOST_CHAINS, MOST_NESTED, MOST_PAIRS = 4e6, 2e5, 2e3
 """Chains of any integers that are listed for one axis with at most two free slots (few of them are
 not beaten), with more, and for axes that share a dimension; beyond, tile sizes are thinned out."""
 
-TRIED_CHAINS, CELLS, THINNED_CHAINS = 3e3, 7e2, 7e2
+MOST_DIVISIONS, TRIED_DIVISIONS = 3e4, 1e4
+"""Chains of divisors that are listed for one part; beyond, divisors are thinned out to leave about
+so many."""
+
+TRIED_CHAINS, CELLS, THINNED_CHAINS = 3e3, 3e3, 7e2
 """About how many chains are left then: of one axis, of one axis where each size stands for others,
 and of axes that share a dimension."""
 
@@ -173,20 +177,23 @@ class _Builder:
     def _cuts(self, part: tuple[str, ...], recipe: Recipe) -> tuple[Cut, ...]:
         """The slots of the axes, and the tile sizes to try where there are too many chains."""
         cuts = [self._cut(axis, recipe) for axis in part]
-        chains = [number_of_chains(cut.size, len(cut.slots) - 1) for cut in cuts]
-        most = MOST_PAIRS
-        if len(part) == 1:
+        perfect = self.factors == "perfect"
+        number = number_of_divisions if perfect else number_of_chains
+        chains = [float(number(cut.size, len(cut.slots) - 1)) for cut in cuts]
+        most = MOST_DIVISIONS if perfect else MOST_PAIRS
+        if len(part) == 1 and not perfect:
             most = MOST_CHAINS if len(cuts[0].slots) <= 3 else MOST_NESTED
-        if self.factors == "perfect" or math.prod(chains) <= most:
+        if math.prod(chains) <= most:
             return tuple(cuts)
-        most = THINNED_CHAINS
-        if len(part) == 1:
+        most = TRIED_DIVISIONS if perfect and not self.relaxed else THINNED_CHAINS
+        if len(part) == 1 and not perfect:
             most = CELLS if self.relaxed else TRIED_CHAINS
+        thin = thinned_divisors if perfect and not self.relaxed else thinned_sizes
         for turn, at in enumerate(sorted(range(len(cuts)), key=lambda n: chains[n])):
             share = most ** (1 / (len(cuts) - turn))
             cut = cuts[at]
             if chains[at] > share:
-                sizes = thinned_sizes(cut.size, len(cut.slots) - 1, round(share))
+                sizes = thin(cut.size, len(cut.slots) - 1, round(share))
                 if len(sizes) < cut.size:
                     cuts[at] = Cut(cut.size, cut.slots, sizes)
             most /= min(chains[at], share)
@@ -242,3 +249,21 @@ def thinned_sizes(size: int, free: int, most: int) -> tuple[int, ...]:
         if math.comb(len(tried) + free - 1, free) <= most or step > size:
             return tuple(sorted(tried))
         step = 1 + (step - 1) * 1.3
+
+
+@lru_cache(maxsize=1 << 10)
+def thinned_divisors(size: int, free: int, most: int) -> tuple[int, ...]:
+    """Divisors to try where there are too many: those left out first are next to others."""
+    tried = [d for d in range(1, size + 1) if size % d == 0]
+    while len(tried) > 2 and _divisions(tuple(tried), free) > most:
+        inner = range(1, len(tried) - 1)
+        tried.pop(min(inner, key=lambda n: tried[n + 1] / tried[n - 1]))
+    return tuple(tried)
+
+
+def _divisions(tried: tuple[int, ...], free: int) -> int:
+    """Chains of these sizes in which each divides the one before it."""
+    ways = dict.fromkeys(tried, 1)
+    for _ in range(free):
+        ways = {d: sum(n for e, n in ways.items() if d % e == 0) for d in tried}
+    return ways[tried[-1]]

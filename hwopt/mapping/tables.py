@@ -239,9 +239,9 @@ def _chains(cut: Cut, factors: str, relaxed: bool, every: bool) -> Ints:
     """All chains of an axis; relaxed ones may exceed a room within what they stand for. `every`:
     also those with a larger tile and the same counts.
     """
-    if factors == "perfect":
-        return chains_of(cut.size, cut.slots, "perfect")
     slots, tried = cut.slots, cut.tried
+    if factors == "perfect" and not (relaxed and tried):
+        return chains_of(cut.size, slots, "perfect", tried)
     if tried and relaxed:
         widest = max(b / (a + 1) for a, b in itertools.pairwise((0, *tried)))
         slots = tuple((int(np.ceil(room * widest)), cut.size) for room, _ in slots)

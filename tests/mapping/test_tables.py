@@ -13,13 +13,13 @@ from hwopt.hardware.accelerator import Accelerator
 from hwopt.mapping import space
 from hwopt.mapping.analysis import OBJECTIVES, Objective
 from hwopt.mapping.best import Best, best_mapping, grove_of
-from hwopt.mapping.chains import number_of_chains
+from hwopt.mapping.chains import Factors, chains_of, number_of_chains, number_of_divisions
 from hwopt.mapping.problem import Problem
 from hwopt.mapping.space import spaces_of
 from tests.oracles.small import machines, operators
 
-LIMITS = ("MOST_CHAINS", "MOST_NESTED", "MOST_PAIRS")
-FEW = ("TRIED_CHAINS", "CELLS", "THINNED_CHAINS")
+LIMITS = ("MOST_CHAINS", "MOST_NESTED", "MOST_PAIRS", "MOST_DIVISIONS")
+FEW = ("TRIED_CHAINS", "TRIED_DIVISIONS", "CELLS", "THINNED_CHAINS")
 
 
 @pytest.fixture
@@ -36,10 +36,12 @@ def forget() -> None:
     grove_of.cache_clear()
 
 
-def best(problem: Problem, machine: Accelerator, objective: Objective) -> Best | None:
-    """The best mapping with tiles of any integers; None where nothing fits."""
+def best(
+    problem: Problem, machine: Accelerator, objective: Objective, factors: Factors
+) -> Best | None:
+    """The best mapping; None where nothing fits."""
     try:
-        return best_mapping(problem, machine, objective=objective, factors="any")
+        return best_mapping(problem, machine, objective=objective, factors=factors)
     except InfeasibleError:
         return None
 
@@ -66,14 +68,15 @@ def test_a_stated_gap_holds(
 ) -> None:
     """However much is thinned out: no better than the optimum, whose distance is within the gap."""
     machine = data.draw(machines(deep=problem.points <= 6))
+    factors: Factors = data.draw(st.sampled_from(("any", "any", "perfect")))
     forget()
-    optimum = best(problem, machine, objective)
+    optimum = best(problem, machine, objective, factors)
     for name in LIMITS:
         thinned.setattr(space, name, 1)
     for name in FEW:
         thinned.setattr(space, name, most)
     forget()
-    found = best(problem, machine, objective)
+    found = best(problem, machine, objective, factors)
     thinned.undo()
     forget()
     assert (found is None) == (optimum is None)
@@ -88,3 +91,10 @@ def test_a_stated_gap_holds(
 def test_nothing_is_thinned_where_all_chains_can_be_listed() -> None:
     """A layer of 4096 x 4096 has few chains of two free slots that others do not beat."""
     assert number_of_chains(4096, 2) < space.MOST_CHAINS
+
+
+def test_chains_of_divisors_are_numbered() -> None:
+    """As many as are listed."""
+    for size, free in ((1, 2), (7, 3), (12, 2), (36, 4), (64, 0)):
+        slots = ((0, size),) * (free + 1)
+        assert number_of_divisions(size, free) == len(chains_of(size, slots, "perfect"))
