@@ -208,7 +208,7 @@ def urges(
         if e < spans[1]:
             out[e] = constant[e] / room[entry[e, 2]]
         elif e < spans[2]:
-            out[e] = constant[e] / limits[entry[e, 2]]
+            out[e] = constant[e] / max(limits[entry[e, 2]], 1.0)  # residents may leave nothing
         else:
             most = 0.0
             for line in range(1, lined):
