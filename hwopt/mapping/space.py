@@ -170,8 +170,7 @@ class _Builder:
             columns = tuple(filled(column, self.groups) for column in columns)
         return PartSpec(
             self._cuts(part, recipe), columns, layout.uses, layout.rooms, layout.marks,
-            layout.slidings, self.factors, self.conventions.strided == "bounding", layout.equal,
-            self.relaxed,
+            layout.slidings, self.factors, layout.equal, self.relaxed,
         )  # fmt: skip
 
     def _cuts(self, part: tuple[str, ...], recipe: Recipe) -> tuple[Cut, ...]:

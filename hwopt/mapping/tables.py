@@ -115,7 +115,6 @@ class PartSpec:
     marks: tuple[tuple[tuple[int, int], int], ...]
     slidings: tuple[Sliding, ...]
     factors: str
-    bounding: bool
     equal: tuple[bool, ...]
     relaxed: bool = False
 
@@ -426,7 +425,7 @@ class _Values:
             tuple(head.kinds for head in heads),
             tuple((head.tiles.shape, head.tiles.tobytes()) for head in heads),
             share.clip,
-            self.spec.bounding,
+            share.group.bounding,
             moved,
         )
         at = np.ravel_multi_index(

@@ -59,11 +59,11 @@ def test_kernel_equals_reference_on_the_same_candidates(problem):
     result = problem.evaluate(codes)
     for row, code in enumerate(codes):
         machine = file.accelerator(code).resolved()
-        grid = problem._grids[skeleton_key(machine)]
+        shape = problem._shapes[skeleton_key(machine)]
         for label in ("lm", "other"):
             variant = problem._variants.get(label, file.decode(code)[label])
-            costs = price_table(variant.table, machine, lambda r, m=machine, g=grid:
-                                candidates(r, m, g))  # fmt: skip
+            costs = price_table(variant.table, machine, lambda r, m=machine, s=shape:
+                                candidates(r, m, *s))  # fmt: skip
             seconds, joules = total(costs)
             assert column(problem, result, f"{label}.seconds")[row] == pytest.approx(
                 seconds, rel=1e-12

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwopt.errors import InfeasibleError
-from hwopt.hardware.accelerator import Accelerator
+from hwopt.hardware.accelerator import Accelerator, Memory
+from hwopt.hardware.conventions import Conventions
+from hwopt.ir.access import Axis, parse_access
+from hwopt.ir.program import Constraint
 from hwopt.mapping import space
 from hwopt.mapping.analysis import OBJECTIVES, Objective
 from hwopt.mapping.best import Best, best_mapping, grove_of
 from hwopt.mapping.chains import Factors, chains_of, number_of_chains, number_of_divisions
-from hwopt.mapping.problem import Problem
-from hwopt.mapping.space import spaces_of
+from hwopt.mapping.problem import Operand, Problem
+from hwopt.mapping.space import skeleton, spaces_of
 from tests.oracles.small import machines, operators
 
 LIMITS = ("MOST_CHAINS", "MOST_NESTED", "MOST_PAIRS", "MOST_DIVISIONS")
@@ -98,3 +102,25 @@ def test_chains_of_divisors_are_numbered() -> None:
     for size, free in ((1, 2), (7, 3), (12, 2), (36, 4), (64, 0)):
         slots = ((0, size),) * (free + 1)
         assert number_of_divisions(size, free) == len(chains_of(size, slots, "perfect"))
+
+
+def test_bounding_boxes_are_of_what_is_read() -> None:
+    """A transposed convolution of stride 3 writes its output element by element, whatever the
+    conventions say of strided reads: equal tables.
+    """
+    problem = Problem(
+        (Axis("p", 4), Axis("r", 2), Axis("k", 2)),
+        (
+            Operand("input", parse_access("k", "p"), (2, 4), 8),
+            Operand("weight", parse_access("k", "r"), (2, 2), 8),
+            Operand("output", parse_access("3*p + 2*r"), (12,), 8),
+        ),
+    )
+    machine = Accelerator(name="two", clock_hz=1e9, levels=(Memory(name="A"), Memory(name="B")))
+    exact, boxes = (
+        spaces_of(problem, skeleton(machine), Constraint(), Conventions(strided=way), (), "any")
+        for way in ("exact", "bounding")
+    )
+    for one, two in zip(exact, boxes, strict=True):
+        for a, b in zip(one.tables, two.tables, strict=True):
+            assert np.array_equal(a.tree.lo, b.tree.lo)

@@ -57,9 +57,10 @@ def test_mappings_of_a_cost(tmp_path):
     assert len(files) == sum(note.startswith("wrote") for note in notes)
     for note in notes:
         assert note.startswith("wrote") or "Timeloop cannot express" in note
-    seconds = {best.seconds for best in cost.mappings.values() if best}
+    seconds = [best.seconds for best in cost.mappings.values() if best]
     for file in files:
-        assert price_fixed(file, NVDLA).price.seconds in seconds
+        price = price_fixed(file, NVDLA).price
+        assert any(price.seconds == pytest.approx(value, rel=1e-12) for value in seconds)
 
 
 @pytest.mark.slow
